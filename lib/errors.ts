@@ -1,0 +1,43 @@
+/**
+ * Every error of this package, one line of meaning each. Users match `err.code`.
+ */
+import { inspect } from 'node:util'
+import createError from '@fastify/error'
+
+/** An option has a wrong value, is unknown, or cannot apply here. */
+export const FST_STREAM_INVALID_OPTION = createError<[name: string, rule: string, got: string]>(
+  'FST_STREAM_INVALID_OPTION', "Option '%s' must be %s, got '%s'", 500, TypeError)
+
+/** What was handed to `reply.sse()` cannot be read as a stream of events (502 for an unusable fetch `Response`). */
+export const FST_STREAM_INVALID_SOURCE = createError<[rule: string, got: string]>(
+  'FST_STREAM_INVALID_SOURCE', "The source must be %s, got '%s'", 500, TypeError)
+
+/** An event cannot be encoded: not a string or an event object, an unknown key, or data that does not serialize. */
+export const FST_STREAM_INVALID_EVENT = createError<[rule: string, got: string]>(
+  'FST_STREAM_INVALID_EVENT', "An event must be %s, got '%s'", 500, TypeError)
+
+/** A field of an event has a value that the event stream format cannot carry. */
+export const FST_STREAM_INVALID_FIELD = createError<[name: string, rule: string, got: string]>(
+  'FST_STREAM_INVALID_FIELD', "The field '%s' of an event must be %s, got '%s'", 500, TypeError)
+
+/** `reply.sse()` or `reply.streamWriter()` was called on a reply that streams already or was sent. */
+export const FST_STREAM_ALREADY_STREAMING = createError<[]>(
+  'FST_STREAM_ALREADY_STREAMING', 'The reply is streaming already, or was sent')
+
+/** `reply.trailer()` was used; a stream has no trailers. */
+export const FST_STREAM_TRAILER = createError<[]>(
+  'FST_STREAM_TRAILER', 'A stream cannot have trailers: remove reply.trailer()')
+
+/** Another plugin has decorated the instance or the reply with a name that this plugin needs. */
+export const FST_STREAM_NAME_TAKEN = createError<[name: string, by: string]>(
+  'FST_STREAM_NAME_TAKEN', '%s is taken by %s: register one of the two in a context of its own')
+
+/** The source of a stream failed. What clients are told when the cause is not for them. */
+export const FST_STREAM_SOURCE_FAILED = createError<[]>(
+  'FST_STREAM_SOURCE_FAILED', 'The source of the stream failed')
+
+/** A value as it stands in an error message: one line, shortened. */
+export function shown (value: unknown): string {
+  if (typeof value === 'string') return value.length > 100 ? `${value.slice(0, 100)}…` : value
+  return inspect(value, { depth: 0, breakLength: Infinity, compact: true, maxArrayLength: 3, maxStringLength: 100 })
+}

@@ -1,0 +1,302 @@
+/**
+ * The way of bytes to one client: the only holder of the raw response.
+ */
+import { constants } from 'node:http2'
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Http2ServerResponse } from 'node:http2'
+import type { Socket } from 'node:net'
+
+export type RawResponse = ServerResponse | Http2ServerResponse
+
+/** Where the bytes of a body go: the raw response, or the payload stream when a hook pipes it elsewhere. */
+export interface Sink {
+  readonly writableLength: number
+  /** Sends the head, where the sink is the response. */
+  flushHeaders?(): void
+  write (chunk: string | Uint8Array, done: () => void): boolean
+  end (): unknown
+  end (chunk: string | Uint8Array): unknown
+  on (event: 'drain', listener: () => void): unknown
+  off (event: 'drain', listener: () => void): unknown
+}
+
+/** What a connection tells its stream. */
+export interface ConnectionEvents {
+  /** The head and the first bytes are on their way. */
+  onStarted (): void
+  /** Bytes have waited for `writeTimeout` without progress. */
+  onStalled (): void
+  /** The response has closed; `finished` when its last byte was handed to the system before. */
+  onClosed (finished: boolean): void
+}
+
+// Progress inside one large write shows only when the write is split.
+const sliceBytes = 64 * 1024
+// A string of this length may have become that many bytes.
+const sliceLength = Math.floor(sliceBytes / 3)
+
+export class Connection {
+  /** The response had ended or lost its client before the connection was made. */
+  readonly isOver: boolean
+  /** Bytes of the body so far, without HTTP framing. */
+  bytes = 0
+  /** `performance.now()` of the last write. */
+  lastWrite = performance.now()
+
+  readonly #response: RawResponse
+  readonly #request: IncomingMessage
+  readonly #events: ConnectionEvents
+  readonly #writeTimeout: number
+  #pipelinedOn: Socket | undefined
+  #sink: Sink | undefined
+  #queue: Array<string | Uint8Array> = []
+  #queuedBytes = 0
+  #started = false
+  #blocked = false
+  #ending = false
+  #ended = false
+  #finished = false
+  #closed = false
+  #flushScheduled = false
+  #writes = 0
+  #acknowledged = 0
+  #deadline: NodeJS.Timeout | undefined
+  #waitingSince = 0
+  #room: Array<(open: boolean) => void> = []
+
+  constructor (request: IncomingMessage, response: RawResponse, writeTimeout: number, events: ConnectionEvents) {
+    this.#request = request
+    this.#response = response
+    this.#writeTimeout = writeTimeout
+    this.#events = events
+    this.isOver = isOver(request, response)
+    response.on('finish', this.#onFinish)
+    response.on('close', this.#onClose)
+    response.on('error', noop)
+    // A response that waits behind a pipelined one has no socket yet, and is told nothing when the client leaves.
+    if (this.isOver) process.nextTick(this.#onClose)
+    if (response.socket === null) {
+      this.#pipelinedOn = request.socket
+      this.#pipelinedOn.on('close', this.#onClose)
+    }
+  }
+
+  /** Bytes that wait, here and in the socket. */
+  get bufferedBytes (): number {
+    return this.#queuedBytes + (this.#sink === undefined || this.#closed ? 0 : this.#sink.writableLength)
+  }
+
+  /** True while the next item may be asked for. */
+  get hasRoom (): boolean {
+    return !this.#blocked && (this.#sink === undefined ? this.#queuedBytes === 0 : this.#queuedBytes < sliceBytes)
+  }
+
+  /** Resolves `true` when there is room, `false` when the response has closed. */
+  room (): Promise<boolean> {
+    if (this.#closed || this.#ending) return Promise.resolve(false)
+    if (this.hasRoom) return Promise.resolve(true)
+    return new Promise(resolve => this.#room.push(resolve))
+  }
+
+  /** Takes a chunk. What is written in one turn leaves in one write, in the next tick at the latest. */
+  write (chunk: string | Uint8Array): void {
+    if (this.#closed || this.#ending) return
+    const length = typeof chunk === 'string' ? Buffer.byteLength(chunk) : chunk.length
+    this.bytes += length
+    this.#enqueue(chunk, length)
+    if (this.#sink === undefined) return
+    if (this.#queuedBytes >= sliceBytes) this.flush()
+    else this.#scheduleFlush()
+  }
+
+  /** Opens the way: `prelude` and then whatever waits go to `sink`, in the next tick. */
+  attach (sink: Sink, prelude: string): void {
+    this.#sink = sink
+    if (prelude !== '') {
+      this.bytes += prelude.length
+      this.#queuedBytes += prelude.length
+      if (typeof this.#queue[0] === 'string') this.#queue[0] = prelude + this.#queue[0]
+      else this.#queue.unshift(prelude)
+    }
+    this.lastWrite = performance.now()
+    sink.on('drain', this.#onDrain)
+    // An idle time limit of the server must not cut a stream that has nothing to say.
+    if (!isHttp2(this.#response)) this.#response.socket?.setTimeout?.(0)
+    this.#scheduleFlush()
+  }
+
+  /** Hands over what waits, as far as the sink takes it. */
+  flush (): void {
+    const sink = this.#sink
+    if (sink === undefined || this.#closed || this.#ended) return
+    if (this.#queue.length === 0 && !this.#started && !this.#ending) sink.flushHeaders?.()
+    const now = performance.now()
+    if (this.#writes === this.#acknowledged) this.#waitingSince = now
+    if (this.#queue.length > 0 && !this.#blocked) this.lastWrite = now
+    while (this.#queue.length > 0 && !this.#blocked) {
+      const chunk = this.#nextSlice()
+      this.#writes++
+      if (this.#ending && this.#queue.length === 0) {
+        this.#ended = true
+        sink.end(chunk)
+      } else {
+        this.#blocked = !sink.write(chunk, this.#acknowledge)
+      }
+    }
+    if (this.#ending && !this.#ended && this.#queue.length === 0) {
+      this.#writes++
+      this.#ended = true
+      sink.end()
+    }
+    if (this.#isWaiting) this.#watch()
+    if (!this.#started) {
+      this.#started = true
+      this.#events.onStarted()
+    }
+    this.#giveRoom()
+  }
+
+  /** Ends the body properly once everything that waits was handed over. */
+  end (): void {
+    if (this.#ending) return
+    this.#ending = true
+    this.#giveRoom(false)
+    if (this.#sink !== undefined) this.#scheduleFlush()
+  }
+
+  /** Ends the body so that the client can see it is not whole. */
+  cut (): void {
+    const response = this.#response
+    this.#ending = true
+    if (isHttp2(response)) {
+      response.stream.close(constants.NGHTTP2_INTERNAL_ERROR)
+    } else if (response.headersSent && !response.chunkedEncoding && isTcp(response.socket)) {
+      // Without chunks a body ends where the connection does: only a reset says that it is not whole.
+      response.socket.resetAndDestroy()
+    } else {
+      response.destroy()
+    }
+  }
+
+  #enqueue (chunk: string | Uint8Array, length: number): void {
+    const last = this.#queue.length - 1
+    const tail = this.#queue[last]
+    if (typeof chunk === 'string' && typeof tail === 'string' && tail.length + chunk.length < sliceLength) {
+      this.#queue[last] = tail + chunk
+    } else {
+      this.#queue.push(chunk)
+    }
+    this.#queuedBytes += length
+  }
+
+  #nextSlice (): string | Uint8Array {
+    let chunk = this.#queue[0]
+    if (typeof chunk === 'string') {
+      if (chunk.length <= sliceLength) {
+        this.#queue.shift()
+        this.#queuedBytes -= Buffer.byteLength(chunk)
+        return chunk
+      }
+      chunk = Buffer.from(chunk)
+    }
+    if (chunk.length <= sliceBytes) {
+      this.#queue.shift()
+    } else {
+      this.#queue[0] = chunk.subarray(sliceBytes)
+      chunk = chunk.subarray(0, sliceBytes)
+    }
+    this.#queuedBytes -= chunk.length
+    return chunk
+  }
+
+  #scheduleFlush (): void {
+    if (this.#flushScheduled) return
+    this.#flushScheduled = true
+    // The next tick comes when the microtasks are dry: what is ready leaves together, what must wait leaves at once.
+    process.nextTick(flushScheduled, this)
+  }
+
+  /** Runs the scheduled flush. */
+  static flushScheduled (connection: Connection): void {
+    connection.#flushScheduled = false
+    connection.flush()
+  }
+
+  readonly #acknowledge = (): void => {
+    this.#acknowledged++
+    this.#waitingSince = performance.now()
+  }
+
+  get #isWaiting (): boolean {
+    return this.#writes !== this.#acknowledged || this.#queue.length > 0
+  }
+
+  readonly #onDrain = (): void => {
+    this.#blocked = false
+    this.flush()
+  }
+
+  #giveRoom (open = true): void {
+    if (this.#room.length === 0 || (open && !this.hasRoom)) return
+    const waiting = this.#room
+    this.#room = []
+    for (const resolve of waiting) resolve(open)
+  }
+
+  #watch (milliseconds = this.#writeTimeout): void {
+    if (this.#writeTimeout === 0 || this.#deadline !== undefined) return
+    this.#deadline = setTimeout(() => this.#checkProgress(), milliseconds)
+    this.#deadline.unref()
+  }
+
+  #checkProgress (): void {
+    this.#deadline = undefined
+    if (!this.#isWaiting) return
+    const isBehindAnother = !isHttp2(this.#response) && !this.#ended && this.#response.socket === null
+    const left = this.#waitingSince + this.#writeTimeout - performance.now()
+    if (isBehindAnother) this.#watch()
+    else if (left > 0) this.#watch(Math.ceil(left))
+    else this.#events.onStalled()
+  }
+
+  readonly #onFinish = (): void => {
+    // 'finish' also comes when the client has left with bytes waiting, and when it has reset an HTTP/2 stream.
+    const response = this.#response
+    this.#finished = isHttp2(response)
+      ? response.stream.rstCode === constants.NGHTTP2_NO_ERROR && !response.stream.aborted
+      : !this.#request.socket.destroyed
+  }
+
+  readonly #onClose = (): void => {
+    if (this.#closed) return
+    this.#closed = true
+    clearTimeout(this.#deadline)
+    this.#response.off('finish', this.#onFinish)
+    this.#response.off('close', this.#onClose)
+    this.#pipelinedOn?.off('close', this.#onClose)
+    this.#sink?.off('drain', this.#onDrain)
+    this.#queue = []
+    this.#queuedBytes = 0
+    this.#giveRoom(false)
+    this.#events.onClosed(this.#finished)
+  }
+}
+
+const { flushScheduled } = Connection
+
+// No event will tell what has happened before anybody listened.
+function isOver (request: IncomingMessage, response: RawResponse): boolean {
+  if (response.writableEnded || response.closed) return true
+  return isHttp2(response) ? response.stream.destroyed : response.destroyed || request.socket.destroyed
+}
+
+function isHttp2 (response: RawResponse): response is Http2ServerResponse {
+  return 'stream' in response
+}
+
+function isTcp (socket: ServerResponse['socket']): socket is NonNullable<ServerResponse['socket']> {
+  // TLS sockets and pipes cannot be reset.
+  return socket !== null && !('encrypted' in socket) && socket.remoteAddress !== undefined && typeof socket.resetAndDestroy === 'function'
+}
+
+function noop (): void {}

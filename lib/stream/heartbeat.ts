@@ -1,0 +1,86 @@
+/**
+ * One timer for the heartbeats of all streams.
+ */
+
+/** What a heartbeat keeps alive. */
+export interface Beating {
+  /** Milliseconds of silence before a beat, above 0. */
+  readonly heartbeat: number
+  /** When the last byte was written, in milliseconds of `performance.now()`. */
+  readonly lastWrite: number
+  /** Sends a comment, unless bytes are waiting. */
+  beat (): void
+}
+
+// 10,000 beats in one turn would block the loop for 150 ms.
+const beatsPerTurn = 256
+
+/**
+ * Streams wait in buckets by the time at which they are due, rounded up to a quarter of their heartbeat, so that one
+ * timer and a handful of buckets serve any number of streams and a beat comes after 1 to 1.25 × `heartbeat` of silence.
+ */
+export class Heartbeats {
+  readonly #buckets = new Map<number, Set<Beating>>()
+  readonly #bucketOf = new Map<Beating, number>()
+  #timer: NodeJS.Timeout | undefined
+  #timerAt = Infinity
+
+  /** The number of streams that are being kept alive. */
+  get size (): number {
+    return this.#bucketOf.size
+  }
+
+  add (stream: Beating): void {
+    const width = stream.heartbeat / 4
+    const due = Math.ceil((Math.max(stream.lastWrite, performance.now() - stream.heartbeat) + stream.heartbeat) / width) * width
+    let bucket = this.#buckets.get(due)
+    if (bucket === undefined) this.#buckets.set(due, bucket = new Set())
+    bucket.add(stream)
+    this.#bucketOf.set(stream, due)
+    if (due < this.#timerAt) this.#schedule(due)
+  }
+
+  remove (stream: Beating): void {
+    const due = this.#bucketOf.get(stream)
+    if (due === undefined) return
+    this.#bucketOf.delete(stream)
+    const bucket = this.#buckets.get(due)
+    bucket?.delete(stream)
+    if (bucket?.size === 0) this.#buckets.delete(due)
+    if (this.#bucketOf.size === 0) {
+      clearTimeout(this.#timer)
+      this.#timerAt = Infinity
+    }
+  }
+
+  #schedule (due: number): void {
+    clearTimeout(this.#timer)
+    this.#timerAt = due
+    this.#timer = setTimeout(() => this.#beat(), Math.max(0, Math.ceil(due - performance.now())))
+    this.#timer.unref()
+  }
+
+  #beat (): void {
+    const now = performance.now()
+    let beats = 0
+    let next = Infinity
+    for (const [due, bucket] of this.#buckets) {
+      if (due > now || beats >= beatsPerTurn) {
+        next = Math.min(next, due)
+        continue
+      }
+      for (const stream of bucket) {
+        if (beats++ >= beatsPerTurn) break
+        bucket.delete(stream)
+        if (now - stream.lastWrite >= stream.heartbeat) stream.beat()
+        // beat() may have found that the stream is over.
+        if (this.#bucketOf.has(stream)) this.add(stream)
+      }
+      if (bucket.size === 0) this.#buckets.delete(due)
+      else next = Math.min(next, due)
+    }
+    for (const due of this.#buckets.keys()) next = Math.min(next, due)
+    if (next === Infinity) this.#timerAt = Infinity
+    else this.#schedule(next)
+  }
+}

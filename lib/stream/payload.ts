@@ -1,0 +1,175 @@
+/**
+ * How a stream goes through `reply.send()`: what Fastify gets to pipe, and who else may send on that reply meanwhile.
+ */
+import { Readable } from 'node:stream'
+import type { FastifyReply } from 'fastify'
+import { FST_STREAM_ALREADY_STREAMING } from '../errors.ts'
+import type { RawResponse, Sink } from './connection.ts'
+import { releaseUnread } from './source.ts'
+
+/** The stream that has taken a reply. */
+export interface ReplyOwner {
+  /** Fastify pipes the payload into the raw response (`sink` is the response) or a hook pipes it elsewhere (`sink` is the payload). */
+  attach (sink: Sink): void
+  /** The handler threw or rejected. */
+  handlerFailed (error: unknown): void
+  /** Fastify is about to send an error on this reply. */
+  replacedByError (error: unknown): void
+}
+
+type OwnedReply = FastifyReply & { [kOwner]?: ReplyOwner, [kSent]?: boolean, [key: symbol]: unknown }
+
+const kOwner = Symbol('fastify-streaming.owner')
+const kSent = Symbol('fastify-streaming.sent')
+const responseEvents = ['close', 'finish', 'end', 'error'] as const
+
+/**
+ * What `reply.send()` gets. When Fastify pipes it into the raw response, the response is handed over and this object
+ * is done with; anywhere else it is an ordinary Readable.
+ */
+export class Payload extends Readable implements Sink {
+  readonly #response: RawResponse
+  readonly #owner: ReplyOwner
+  #listenersBefore: unknown[][] = []
+  #acknowledgements: Array<() => void> = []
+
+  constructor (response: RawResponse, owner: ReplyOwner) {
+    super()
+    this.#response = response
+    this.#owner = owner
+  }
+
+  override on (event: string | symbol, listener: (...args: any[]) => void): this {
+    // Fastify watches the payload and then the response, and pipes: the last look before the pipe is the one that counts.
+    if (event === 'close') this.#listenersBefore = responseEvents.map(name => this.#response.rawListeners(name))
+    return super.on(event, listener)
+  }
+
+  override pipe<T extends NodeJS.WritableStream> (destination: T, options?: { end?: boolean }): T {
+    if (destination as unknown !== this.#response) {
+      this.#owner.attach(this)
+      return super.pipe(destination, options)
+    }
+    this.#dropListenersOfFastify()
+    this.#owner.attach(this.#response as unknown as Sink)
+    return destination
+  }
+
+  get writableLength (): number {
+    return this.readableLength
+  }
+
+  write (chunk: string | Uint8Array, done: () => void): boolean {
+    this.#acknowledgements.push(done)
+    return this.push(chunk)
+  }
+
+  end (chunk?: string | Uint8Array): void {
+    if (chunk !== undefined) this.push(chunk)
+    this.push(null)
+  }
+
+  override _read (): void {
+    const acknowledgements = this.#acknowledgements
+    this.#acknowledgements = []
+    for (const acknowledge of acknowledgements) acknowledge()
+    this.emit('drain')
+  }
+
+  // They would hold request, reply and payload for as long as the stream is open (2.5 KiB each), and log every client
+  // that leaves as a stream that closed prematurely.
+  #dropListenersOfFastify (): void {
+    for (const [i, name] of responseEvents.entries()) {
+      const before = new Set(this.#listenersBefore[i])
+      for (const listener of this.#response.rawListeners(name)) {
+        if (!before.has(listener)) this.#response.off(name, listener as () => void)
+      }
+    }
+  }
+}
+
+/** A body without bytes, for HEAD. */
+export function emptyPayload (): Readable {
+  return Readable.from([])
+}
+
+/** The stream that has taken this reply, if any. */
+export function ownerOf (reply: FastifyReply): ReplyOwner | undefined {
+  return (reply as OwnedReply)[kOwner]
+}
+
+/**
+ * Refuses a reply that streams already or was sent: throws FST_STREAM_ALREADY_STREAMING and releases the source that
+ * was handed over with the call.
+ */
+export function claim (reply: FastifyReply, source: unknown): void {
+  if (!reply.sent && ownerOf(reply) === undefined && !(reply as OwnedReply)[kSent]) return
+  releaseUnread(source)
+  throw new FST_STREAM_ALREADY_STREAMING()
+}
+
+/** Notes that something was sent on the reply; hooks may still be running. */
+export function markSent (reply: FastifyReply): void {
+  (reply as OwnedReply)[kSent] = true
+}
+
+/** Notes that what was sent is being replaced by an error reply. */
+export function unmarkSent (reply: FastifyReply): void {
+  (reply as OwnedReply)[kSent] = false
+}
+
+/** Makes `owner` the one who sends on this reply, until `disown()`. */
+export function own (reply: FastifyReply, owner: ReplyOwner): void {
+  (reply as OwnedReply)[kOwner] = owner
+  Object.defineProperties(reply, ownedProperties)
+}
+
+/** Gives the reply back to Fastify: for its error reply, or because the stream is over. */
+export function disown (reply: FastifyReply): void {
+  delete (reply as OwnedReply)[kOwner]
+  delete (reply as Partial<FastifyReply>).send
+  delete (reply as { sent?: boolean }).sent
+}
+
+/** Sends past the owner's guard. */
+export function sendOwned (reply: FastifyReply, ...payload: unknown[]): void {
+  const { send } = Object.getPrototypeOf(reply) as FastifyReply
+  send.apply(reply, payload as [unknown])
+}
+
+/** True when a trailer is set on the reply, now. */
+export function hasTrailers (reply: FastifyReply): boolean {
+  const trailers = internal(reply, 'fastify.reply.trailers')
+  return typeof trailers === 'object' && trailers !== null && Object.values(trailers).some(value => value !== undefined)
+}
+
+/** True when Fastify is about to send the value it passes to `send()` as an error, whatever that value is. */
+export function isSendingError (reply: FastifyReply): boolean {
+  return internal(reply, 'fastify.reply.isError') === true
+}
+
+// Fastify has no public word for these two; test/payload holds that they are there on every version that CI runs.
+function internal (reply: FastifyReply, description: string): unknown {
+  const key = Object.getOwnPropertySymbols(reply).find(symbol => symbol.description === description)
+  return key === undefined ? undefined : (reply as OwnedReply)[key]
+}
+
+const ownedProperties: PropertyDescriptorMap = {
+  send: { configurable: true, enumerable: true, writable: true, value: sendWhileOwned },
+  // As with any stream payload, `sent` is false until the response has ended. It also makes Fastify bring the error of
+  // a handler that throws after its stream has a head to send(), instead of only logging it.
+  sent: { configurable: true, enumerable: true, get: () => false }
+}
+
+function sendWhileOwned (this: FastifyReply, ...args: unknown[]): FastifyReply {
+  const [payload] = args
+  // A handler that forgot to return the promise of its stream.
+  if (args.length === 1 && payload === undefined) return this
+  if (payload instanceof Error || isSendingError(this)) {
+    ownerOf(this)?.handlerFailed(payload)
+  } else {
+    this.log.warn({ err: new FST_STREAM_ALREADY_STREAMING() }, 'reply.send() is ignored on a reply that streams')
+  }
+  return this
+}
+

@@ -1,0 +1,314 @@
+/**
+ * `reply.sse()`: an event stream on one reply.
+ * https://html.spec.whatwg.org/multipage/server-sent-events.html
+ */
+import type { FastifyReply } from 'fastify'
+import { FST_STREAM_INVALID_SOURCE, shown } from '../errors.ts'
+import { eventStreamCallRules, isPlainObject, pickRetry, resolveCallOptions, type ResolvedOptions } from '../options.ts'
+import { commentLines, encodeEvent, END_ID, isComment, retryLine, type EventItem } from './encode.ts'
+import { readLastEventId } from './last-event-id.ts'
+import { Lifecycle, type Farewell, type Host, type StreamOutcome } from './lifecycle.ts'
+import { claim } from './payload.ts'
+import { openRelay, RelayedBlocks } from './relay.ts'
+import { isPromiseLike, isResponse, openSource, releaseUnread, type Source } from './source.ts'
+import { Turns } from './turns.ts'
+
+/** An open event stream. */
+export interface EventStream {
+  /**
+   * Sends one event. Resolves `true` once it is accepted and there is room for the next one, `false` when the stream
+   * has ended. Never rejects because the client left; rejects with FST_STREAM_INVALID_EVENT or
+   * FST_STREAM_INVALID_FIELD, which is also logged at warn, needs no handler, and leaves the stream open.
+   * What is sent without waiting queues up to `maxBuffered` bytes. May be passed around unbound.
+   */
+  readonly send: (event: EventItem) => Promise<boolean>
+  /** Sends a comment, which clients ignore; each line becomes a comment line. Resolves as `send` does. */
+  readonly comment: (text?: string) => Promise<boolean>
+  /** Ends the stream properly (`closed`). Does nothing when it has ended. */
+  readonly close: () => void
+  /** Settles with the outcome after the response has closed. Never rejects. */
+  readonly closed: Promise<StreamOutcome>
+  /** Aborts as soon as the stream ends, also when the client leaves; its reason is an `AbortError` with the `reason` of the outcome. */
+  readonly signal: AbortSignal
+  readonly isOpen: boolean
+  /**
+   * The last event ID that the client has seen: of the `Last-Event-ID` header, else of the first `lastEventId` in the
+   * query string; '' when there is none, or one of over 1,024 bytes or with control characters.
+   */
+  readonly lastEventId: string
+  /** Bytes that wait for the client. */
+  readonly bufferedBytes: number
+  /** Events accepted so far. */
+  readonly events: number
+  /** Bytes of the body so far. */
+  readonly bytes: number
+}
+
+/** What `reply.sse()` reads from. */
+export type EventSource =
+  | AsyncIterable<unknown>
+  | Iterable<unknown>
+  | NodeJS.ReadableStream
+  | ReadableStream<unknown>
+  | Response
+
+/** Called once; what it returns or resolves with is consumed as a source, and `undefined` from a promise ends the stream. */
+export type EventSourceFunction = (stream: EventStream, signal: AbortSignal) => EventSource | undefined | void | Promise<EventSource | undefined | void>
+
+const sourceRule = 'an (async) iterable, a stream, a text/event-stream Response or a function; wrap a single event in an array, as [event]'
+const endBlock = `event: end\nid: ${END_ID}\ndata: {}\n\n`
+const accepted = Promise.resolve(true)
+const refused = Promise.resolve(false)
+
+/**
+ * Runs `reply.sse(...args)`. Throws FST_STREAM_ALREADY_STREAMING; every other error becomes Fastify's error reply.
+ * Resolves with the outcome, or without a source with the open stream.
+ */
+export function sendEventStream (host: Host, reply: FastifyReply, args: unknown[], plugin: ResolvedOptions): Promise<StreamOutcome | EventStream> {
+  const isBare = args.length === 0 || (args.length === 1 && isPlainObject(args[0]) && !isIterable(args[0]))
+  const [source, callOptions] = isBare ? [waitForClose, args[0]] : args
+  claim(reply, source)
+  let options = plugin
+  let invalid: { error: unknown } | undefined
+  try {
+    options = resolveCallOptions(callOptions, eventStreamCallRules, plugin)
+  } catch (error) {
+    invalid = { error }
+  }
+  const stream = new EventStreamReply(host, reply, options)
+  stream.start(source, invalid)
+  return isBare ? stream.open : stream.closed
+}
+
+class EventStreamReply extends Lifecycle {
+  readonly kind = 'sse'
+  readonly #turns = new Turns()
+  #onOpen: ((stream: EventStream) => void) | undefined
+  #publicStream: EventStream | undefined
+  #bytesAfterRelay = 0
+
+  /** Resolves with the stream once its head has been written, or once it has closed without one. */
+  get open (): Promise<EventStream> {
+    return new Promise(resolve => { this.#onOpen = resolve })
+  }
+
+  get lastEventId (): string {
+    return readLastEventId(this.reply.request)
+  }
+
+  start (source: unknown, invalid: { error: unknown } | undefined): void {
+    const { reply } = this
+    const status = reply.raw.statusCode
+    const isDone = !this.options.reconnect && this.lastEventId === END_ID
+    if (this.connection.isOver || invalid !== undefined) {
+      releaseUnread(source)
+      if (invalid !== undefined && !this.connection.isOver) this.end('failed', invalid.error)
+    } else if (isDone || status === 204 || status === 304) {
+      releaseUnread(source)
+      if (isDone) reply.code(204)
+      this.completeWithoutBody(false)
+    } else if (reply.request.method === 'HEAD') {
+      releaseUnread(source)
+      this.completeWithoutBody(true)
+    } else {
+      this.begin()
+      if (typeof source === 'function') this.#call(source as EventSourceFunction)
+      else this.#consume(source)
+      this.commitLater(this.options.commitAfter)
+    }
+  }
+
+  send (event: unknown): Promise<boolean> {
+    if (!this.isOpen) return refused
+    let block: string
+    try {
+      block = encodeEvent(event, this.options.serialize)
+    } catch (error) {
+      return this.#refuseEvent(error)
+    }
+    return this.#push(block, isComment(event) ? 0 : 1)
+  }
+
+  comment (text: unknown = ''): Promise<boolean> {
+    return this.send({ comment: text })
+  }
+
+  protected prepareHead (reply: FastifyReply): string[] {
+    const set: string[] = []
+    const type = reply.getHeader('content-type')
+    if (typeof type !== 'string' || !/^text\/event-stream\s*(;|$)/i.test(type)) setHeader('content-type', 'text/event-stream')
+    if (!reply.hasHeader('cache-control')) setHeader('cache-control', 'no-cache, no-transform')
+    if (!reply.hasHeader('x-accel-buffering')) setHeader('x-accel-buffering', 'no')
+    return set
+
+    function setHeader (name: string, value: string): void {
+      reply.header(name, value)
+      set.push(name)
+    }
+  }
+
+  protected prelude (): string {
+    const { retry } = this.options
+    return retry === undefined ? '' : retryLine(pickRetry(retry))
+  }
+
+  protected farewell (reason: StreamOutcome['reason'], error: unknown): Farewell {
+    switch (reason) {
+      case 'stalled':
+      case 'overflow':
+        return 'cut'
+      case 'failed':
+        return { last: this.#errorBlock(error) }
+      case 'completed':
+      case 'closed':
+        return { last: this.options.reconnect ? '' : endBlock }
+      default:
+        return { last: '' }
+    }
+  }
+
+  protected override headWritten (): void {
+    this.#onOpen?.(this.#public)
+    this.#onOpen = undefined
+  }
+
+  get #public (): EventStream {
+    return this.#publicStream ??= new PublicEventStream(this)
+  }
+
+  #push (block: string, events: number): Promise<boolean> {
+    if (this.connection.bufferedBytes > this.options.maxBuffered) {
+      this.end('overflow')
+      return refused
+    }
+    this.#accept(block, events)
+    return this.connection.hasRoom ? accepted : this.connection.room()
+  }
+
+  #accept (chunk: string | Uint8Array, events: number): void {
+    this.eventCount += events
+    this.connection.write(chunk)
+    this.commit()
+  }
+
+  #refuseEvent (error: unknown): Promise<boolean> {
+    this.reply.log.warn({ err: error }, 'event refused')
+    const rejected = Promise.reject(error)
+    // An event that is sent without await must not be able to kill the process.
+    rejected.catch(noop)
+    return rejected
+  }
+
+  #call (source: EventSourceFunction): void {
+    let result: unknown
+    try {
+      result = source(this.#public, this.signal)
+    } catch (error) {
+      return this.end('failed', error)
+    }
+    if (result === undefined) return
+    if (!isPromiseLike(result)) return this.#consume(result)
+    result.then(
+      resolved => { if (resolved === undefined) this.end('completed'); else this.#consume(resolved) },
+      error => { this.end('failed', error) })
+  }
+
+  #consume (source: unknown): void {
+    if (!this.isOpen) return releaseUnread(source)
+    let opened: Source | undefined
+    try {
+      opened = isResponse(source) ? openRelay(source, this.options.maxBuffered) : openSource(source)
+      if (opened === undefined) throw new FST_STREAM_INVALID_SOURCE(sourceRule, shown(source))
+    } catch (error) {
+      releaseUnread(source)
+      return this.end('failed', error)
+    }
+    this.holdSource(opened)
+    void this.#pump(opened)
+  }
+
+  async #pump (source: Source): Promise<void> {
+    const { connection } = this
+    try {
+      for (;;) {
+        let result = source.next()
+        if (isPromiseLike(result)) result = await result
+        if (!this.isOpen) return
+        if (result.done === true) break
+        const item: unknown = result.value
+        if (item instanceof RelayedBlocks) this.#relay(item)
+        else this.#accept(encodeEvent(item, this.options.serialize), isComment(item) ? 0 : 1)
+        if (!connection.hasRoom && !await connection.room()) return
+        if (this.#turns.isDue(connection.bytes)) {
+          connection.flush()
+          await this.#turns.turn(connection.bytes)
+          if (!this.isOpen) return
+        }
+      }
+    } catch (error) {
+      return this.end('failed', error)
+    }
+    this.end('completed')
+  }
+
+  #relay ({ bytes, events, continuesLineBreak }: RelayedBlocks): void {
+    // The line break was CR alone if something of ours stands between.
+    const isInterrupted = continuesLineBreak && this.connection.bytes !== this.#bytesAfterRelay
+    this.#accept(isInterrupted ? bytes.subarray(1) : bytes, events)
+    this.#bytesAfterRelay = this.connection.bytes
+  }
+
+  #errorBlock (error: unknown): string {
+    const { onError, serialize } = this.options
+    if (onError !== undefined) {
+      try {
+        const event = onError(error, this.reply.request)
+        return event === null ? '' : encodeEvent(event, serialize)
+      } catch (cause) {
+        this.reply.log.error({ err: cause }, 'onError failed')
+      }
+    }
+    return encodeEvent({ event: 'error', data: JSON.stringify(publicError(error)) }, serialize)
+  }
+}
+
+class PublicEventStream implements EventStream {
+  readonly #stream: EventStreamReply
+  readonly closed: Promise<StreamOutcome>
+  readonly send: EventStream['send']
+  readonly comment: EventStream['comment']
+  readonly close: EventStream['close']
+
+  constructor (stream: EventStreamReply) {
+    this.#stream = stream
+    this.closed = stream.closed
+    this.send = event => stream.send(event)
+    this.comment = text => stream.comment(text)
+    this.close = () => { stream.end('closed') }
+  }
+
+  get signal (): AbortSignal { return this.#stream.signal }
+  get isOpen (): boolean { return this.#stream.isOpen }
+  get lastEventId (): string { return this.#stream.lastEventId }
+  get bufferedBytes (): number { return this.#stream.bufferedBytes }
+  get events (): number { return this.#stream.events }
+  get bytes (): number { return this.#stream.bytes }
+}
+
+/** What a client may know of an error. */
+function publicError (error: unknown): { code: string, message: string } {
+  const { statusCode, expose, code, message } = Object(error) as { statusCode?: unknown, expose?: unknown, code?: unknown, message?: unknown }
+  const isForClients = (typeof statusCode === 'number' && statusCode < 500) || expose === true
+  return {
+    code: isForClients && typeof code === 'string' ? code : 'FST_STREAM_SOURCE_FAILED',
+    message: isForClients && typeof message === 'string' ? message : 'Internal Server Error'
+  }
+}
+
+function waitForClose (): undefined {}
+
+function isIterable (value: object): boolean {
+  return Symbol.asyncIterator in value || Symbol.iterator in value
+}
+
+function noop (): void {}

@@ -1,0 +1,23 @@
+/**
+ * Lets the event loop turn under a source that never waits: an async generator that waits for nothing runs microtasks
+ * only, millions of items without a timer, an abort or another request.
+ */
+
+const mostBytes = 64 * 1024
+const longest = 10
+
+export class Turns {
+  #bytes = 0
+  #since = performance.now()
+
+  /** True when 64 KiB or 10 milliseconds have gone by since the last turn. */
+  isDue (bytes: number): boolean {
+    return bytes - this.#bytes >= mostBytes || performance.now() - this.#since >= longest
+  }
+
+  async turn (bytes: number): Promise<void> {
+    await new Promise<void>(resolve => setImmediate(resolve))
+    this.#bytes = bytes
+    this.#since = performance.now()
+  }
+}
