@@ -36,8 +36,31 @@ export const FST_STREAM_NAME_TAKEN = createError<[name: string, by: string]>(
 export const FST_STREAM_SOURCE_FAILED = createError<[]>(
   'FST_STREAM_SOURCE_FAILED', 'The source of the stream failed')
 
+/** A chunk of a body is neither a string nor bytes, or a row of NDJSON does not serialize to one line. */
+export const FST_STREAM_INVALID_CHUNK = createError<[rule: string, got: string]>(
+  'FST_STREAM_INVALID_CHUNK', "A chunk must be %s, got '%s'", 500, TypeError)
+
+/** The callback of `reply.streamWriter()` neither writes nor waits, round after round. */
+export const FST_STREAM_SPINNING = createError<[rounds: number]>(
+  'FST_STREAM_SPINNING', 'The streamWriter callback neither wrote nor waited for %s rounds: return false, write, or await something')
+
+/** A limit on open streams is reached (503; 429 for the limit of one client). */
+export const FST_STREAM_LIMIT = createError<[limit: string, value: number]>(
+  'FST_STREAM_LIMIT', 'Too many streams: %s is %s', 503)
+
+/** A `reply.streamWriter()` ended before its head was sent: the app closes, or its time or its signal was over. */
+export const FST_STREAM_UNAVAILABLE = createError<[reason: string]>(
+  'FST_STREAM_UNAVAILABLE', 'The stream has ended before it began: %s', 503)
+
 /** A value as it stands in an error message: one line, shortened. */
 export function shown (value: unknown): string {
-  if (typeof value === 'string') return value.length > 100 ? `${value.slice(0, 100)}…` : value
-  return inspect(value, { depth: 0, breakLength: Infinity, compact: true, maxArrayLength: 3, maxStringLength: 100 })
+  const text = typeof value === 'string'
+    ? JSON.stringify(value).slice(1, -1)
+    : inspect(value, { depth: 0, breakLength: Infinity, compact: true, maxArrayLength: 3 }).split('\n', 1)[0]
+  return text.length > 100 ? `${text.slice(0, 100)}…` : text
+}
+
+/** What a value is, without what is in it: error messages reach clients, and what an event holds may not be for them. */
+export function kindOf (value: unknown): string {
+  return typeof value === 'object' && value !== null ? Object.prototype.toString.call(value) : shown(value)
 }

@@ -8,22 +8,41 @@ import { resolvePluginOptions, type StreamingOptions } from './options.ts'
 import { Registration } from './registration.ts'
 import { markSent, ownerOf, unmarkSent } from './stream/payload.ts'
 import { sendEventStream } from './stream/sse.ts'
+import { sendStreamWriter } from './stream/writer.ts'
 import '../types/fastify.ts'
 
-export type { CommonOptions, EventStreamDefaults, EventStreamOptions, StreamingOptions } from './options.ts'
+export type {
+  CommonOptions, EventStreamDefaults, EventStreamOptions, ShutdownOptions, StreamingOptions, StreamWriterOptions
+} from './options.ts'
+export type { StreamingStats } from './registration.ts'
 export type { EventItem, Serialize, ServerSentEvent } from './stream/encode.ts'
 export type { EventSource, EventSourceFunction, EventStream } from './stream/sse.ts'
+export type { ChunkSource, StreamWriter, StreamWriterCallback } from './stream/writer.ts'
 export type { StreamKind, StreamOutcome } from './stream/lifecycle.ts'
 export type { StreamCloseMessage, StreamOpenMessage } from './diagnostics.ts'
 
-const knownPlugins = ['@fastify/sse', 'fastify-sse-v2']
+/** Other plugins that make a `reply.sse`; the first one at each call of its routes, so that no decorator tells. */
+const otherPlugins = ['@fastify/sse', 'fastify-sse-v2']
+// Of the global registry: the ESM and the CJS copy of this package are one plugin.
+const kRegistered = Symbol.for('fastify-streaming.registered')
 
 async function streaming (app: FastifyInstance, options: StreamingOptions): Promise<void> {
-  const registration = new Registration(app, resolvePluginOptions(options))
-  if (app.hasReplyDecorator('sse')) throw taken(app, 'reply.sse')
-  app.decorateReply('sse', function (this: FastifyReply, ...args: unknown[]) {
-    return sendEventStream(registration, this, args, registration.options) as never
-  })
+  const { sse, writer, limits } = resolvePluginOptions(options)
+  const registration = new Registration(app, limits)
+  refuseOtherPlugins(app)
+  app.addHook('onReady', async () => refuseOtherPlugins(app))
+  decorate(app, 'reply.sse', () => app.decorateReply('sse', function (this: FastifyReply, ...args: unknown[]) {
+    return sendEventStream(registration, this, args, sse) as never
+  }))
+  decorate(app, 'reply.streamWriter', () => app.decorateReply('streamWriter', function (this: FastifyReply, ...args: unknown[]) {
+    return sendStreamWriter(registration, this, args, writer) as never
+  }))
+  decorate(app, 'app.streaming', () => app.decorate('streaming', {
+    get open () { return registration.open },
+    stats: () => registration.stats()
+  }))
+  app.decorate(kRegistered, true)
+  app.addHook('preClose', async () => await registration.shutDown())
   app.addHook('onSend', (request, reply, payload, done) => {
     markSent(reply)
     done()
@@ -37,7 +56,18 @@ async function streaming (app: FastifyInstance, options: StreamingOptions): Prom
 
 export default fp(streaming, { name: 'fastify-streaming', fastify: '5.x' })
 
-function taken (app: FastifyInstance, name: string): Error {
-  const by = knownPlugins.find(plugin => app.hasPlugin(plugin)) ?? 'another plugin'
-  return new FST_STREAM_NAME_TAKEN(name, by)
+function refuseOtherPlugins (app: FastifyInstance): void {
+  // What an outer context has registered is not in the way: a context has its own decorators.
+  const outer = Object.getPrototypeOf(app) as Partial<FastifyInstance>
+  const other = otherPlugins.find(name => app.hasPlugin(name) && outer.hasPlugin?.(name) !== true)
+  if (other !== undefined) throw new FST_STREAM_NAME_TAKEN('reply.sse', other)
+}
+
+function decorate (app: FastifyInstance, name: string, add: () => void): void {
+  try {
+    add()
+  } catch (cause) {
+    const by = Object.hasOwn(app, kRegistered) ? 'fastify-streaming, which is registered here already' : 'another plugin'
+    throw Object.assign(new FST_STREAM_NAME_TAKEN(name, by), { cause })
+  }
 }

@@ -35,8 +35,37 @@ export interface EventStreamDefaults extends CommonOptions {
   onError?: (error: unknown, request: FastifyRequest) => ServerSentEvent | null
 }
 
-/** Options of `app.register(streaming, options)`: the defaults of all streams of this registration. */
-export interface StreamingOptions extends EventStreamDefaults {}
+/** Options of `app.register(streaming, options)`: the defaults of all streams of this registration, and its limits. */
+export interface StreamingOptions extends EventStreamDefaults {
+  /** Streams that may be open at once; the next one is refused (503 with `Retry-After`). Default: no limit. */
+  maxStreams?: number
+  /** Streams that one client may have open at once; the next one is refused (429). Default: no limit. */
+  maxStreamsPerClient?: number
+  /** Tells clients apart for `maxStreamsPerClient`. Default `request.ip`. */
+  clientKey?: (request: FastifyRequest) => string
+  /**
+   * `'retry'` answers an event stream over a limit with 200, a random `retry` within `shutdown.retry` and the end,
+   * because `EventSource` gives up for good on any other status. Default `'refuse'`.
+   */
+  overload?: 'refuse' | 'retry'
+  /** How streams end when the app closes. */
+  shutdown?: ShutdownOptions
+}
+
+export interface ShutdownOptions {
+  /** Reconnection time that event streams are sent, in milliseconds; a random one within `[min, max]`. Default `[1000, 5000]`. */
+  retry?: number | [min: number, max: number]
+  /** Milliseconds that a `streamWriter` may go on; then it is cut. Default 500. */
+  grace?: number
+}
+
+/** Options of one `reply.streamWriter()`. */
+export interface StreamWriterOptions extends CommonOptions {
+  /** Milliseconds to wait for a first byte before the head is sent; `Infinity` waits for it. Default `Infinity`. */
+  commitAfter?: number
+  /** Ends the stream when it aborts (`aborted`). */
+  signal?: AbortSignal
+}
 
 /** Options of one `reply.sse()`. */
 export interface EventStreamOptions extends EventStreamDefaults {
@@ -72,12 +101,13 @@ type Rule = [rule: string, check: (value: unknown) => boolean]
 const longestTimer = 2 ** 31 - 1
 
 const duration: Rule = [`milliseconds from 0 to ${longestTimer}`, value => isNumber(value, 0, longestTimer)]
+const retryTime: Rule = ['a non-negative safe integer of milliseconds, or [min, max] of such', isRetry]
 const aFunction: Rule = ['a function', value => typeof value === 'function']
 
 const commonRules: Record<string, Rule> = {
   writeTimeout: duration,
   maxDuration: duration,
-  maxBuffered: ['a positive safe integer of bytes', value => Number.isSafeInteger(value) && (value as number) > 0],
+  maxBuffered: ['a positive safe integer of bytes', isPositiveInteger],
   commitAfter: [`${duration[0]}, or Infinity`, value => value === Infinity || duration[1](value)],
   serialize: aFunction,
   onClose: aFunction
@@ -86,7 +116,7 @@ const commonRules: Record<string, Rule> = {
 const eventStreamRules: Record<string, Rule> = {
   ...commonRules,
   heartbeat: duration,
-  retry: ['a non-negative safe integer of milliseconds, or [min, max] of such', isRetry],
+  retry: retryTime,
   onError: aFunction
 }
 
@@ -94,13 +124,26 @@ const perCallRules: Record<string, Rule> = {
   signal: ['an AbortSignal', value => value instanceof AbortSignal]
 }
 
-export const pluginRules = eventStreamRules
+export const writerCallRules: Record<string, Rule> = { ...commonRules, ...perCallRules }
 
 export const eventStreamCallRules: Record<string, Rule> = {
   ...eventStreamRules,
   ...perCallRules,
   reconnect: ['true or false', value => typeof value === 'boolean']
 }
+
+const aLimit: Rule = ['a positive safe integer, or Infinity', value => value === Infinity || isPositiveInteger(value)]
+
+const pluginRules: Record<string, Rule> = {
+  ...eventStreamRules,
+  maxStreams: aLimit,
+  maxStreamsPerClient: aLimit,
+  clientKey: aFunction,
+  overload: ["'refuse' or 'retry'", value => value === 'refuse' || value === 'retry'],
+  shutdown: ['an object with retry and grace', isPlainObject]
+}
+
+const shutdownRules: Record<string, Rule> = { 'shutdown.retry': retryTime, 'shutdown.grace': duration }
 
 const defaults: ResolvedOptions = {
   heartbeat: 15_000,
@@ -117,15 +160,47 @@ const defaults: ResolvedOptions = {
   reconnect: true
 }
 
-/** The options of a registration. Throws FST_STREAM_INVALID_OPTION naming option, rule and value. */
-export function resolvePluginOptions (options: unknown): ResolvedOptions {
-  const { onClose, ...rest } = checked(options, pluginRules) as StreamingOptions
-  return { ...defaults, ...rest, onClosePlugin: onClose }
+/** Limits of a registration and how it closes, with every default in place. */
+export interface ResolvedLimits {
+  maxStreams: number
+  maxStreamsPerClient: number
+  clientKey: (request: FastifyRequest) => string
+  overload: 'refuse' | 'retry'
+  shutdown: Required<ShutdownOptions>
 }
 
-/** The options of one call over those of the registration. Throws FST_STREAM_INVALID_OPTION. */
-export function resolveCallOptions (options: unknown, rules: Record<string, Rule>, plugin: ResolvedOptions): ResolvedOptions {
-  return options === undefined ? plugin : { ...plugin, ...checked(options, rules) }
+/**
+ * The options of a registration: the defaults of its event streams and of its writers, and its limits.
+ * Throws FST_STREAM_INVALID_OPTION naming option, rule and value.
+ */
+export function resolvePluginOptions (options: unknown): { sse: ResolvedOptions, writer: ResolvedOptions, limits: ResolvedLimits } {
+  const {
+    onClose, maxStreams = Infinity, maxStreamsPerClient = Infinity, clientKey = ipAddress, overload = 'refuse', shutdown = {}, ...rest
+  } = checked(options, pluginRules) as StreamingOptions
+  checked(Object.fromEntries(Object.entries(shutdown).map(([name, value]) => [`shutdown.${name}`, value])), shutdownRules)
+  const { retry = [1000, 5000], grace = 500 } = shutdown
+  const sse: ResolvedOptions = { ...defaults, ...rest, onClosePlugin: onClose }
+  return {
+    sse,
+    // Plugin defaults that do not apply to writers are ignored.
+    writer: { ...sse, commitAfter: Infinity, heartbeat: 0, retry: undefined, onError: undefined },
+    limits: { maxStreams, maxStreamsPerClient, clientKey, overload, shutdown: { retry, grace } }
+  }
+}
+
+/**
+ * The options of one call over those of the registration. What is wrong with them (FST_STREAM_INVALID_OPTION) comes
+ * back as `invalid`: it is for the client of this request, by Fastify's error reply.
+ */
+export function resolveCallOptions (
+  options: unknown, rules: Record<string, Rule>, plugin: ResolvedOptions
+): { options: ResolvedOptions, invalid?: { error: unknown } } {
+  if (options === undefined) return { options: plugin }
+  try {
+    return { options: { ...plugin, ...checked(options, rules) } }
+  } catch (error) {
+    return { options: plugin, invalid: { error } }
+  }
 }
 
 /** The reconnection time to send; a random one within `[min, max]`. */
@@ -155,6 +230,14 @@ function checked (options: unknown, rules: Record<string, Rule>): Record<string,
     result[name] = value
   }
   return result
+}
+
+function ipAddress (request: FastifyRequest): string {
+  return request.ip
+}
+
+function isPositiveInteger (value: unknown): boolean {
+  return Number.isSafeInteger(value) && (value as number) > 0
 }
 
 function isNumber (value: unknown, min: number, max: number): boolean {

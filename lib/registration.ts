@@ -1,31 +1,104 @@
 /**
- * What one `app.register(streaming)` keeps of its streams, and what it reports of each that ends.
+ * What one `app.register(streaming)` keeps of its streams: limits, counts, their end when the app closes, and what it
+ * reports of each that is over.
  */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { publishClose, publishOpen } from './diagnostics.ts'
-import type { ResolvedOptions } from './options.ts'
+import { FST_STREAM_INVALID_OPTION, FST_STREAM_LIMIT, shown } from './errors.ts'
+import { pickRetry, type ResolvedLimits } from './options.ts'
 import { Heartbeats } from './stream/heartbeat.ts'
-import type { Host, Lifecycle, StreamOutcome } from './stream/lifecycle.ts'
+import { outcomeReasons, type Host, type Lifecycle, type Refusal, type StreamOutcome } from './stream/lifecycle.ts'
+import { SessionCloser } from './stream/sessions.ts'
+
+/** Counts of a registration since it was made; those of open streams are in them. */
+export interface StreamingStats {
+  /** Streams that are open now. */
+  open: number
+  /** Streams that ever were; always the sum of `open` and of all of `closed`. */
+  opened: number
+  /** Streams that are over, by the reason of their outcome. */
+  closed: Record<StreamOutcome['reason'], number>
+  /** Events accepted. */
+  events: number
+  /** Bytes of bodies. */
+  bytes: number
+}
 
 /** Outcomes that somebody should look at. */
 const troubles = new Set<StreamOutcome['reason']>(['stalled', 'overflow', 'failed'])
 
+// What a client has to take its farewell in; the socket of one that takes nothing is cut then.
+const farewellTime = 500
+
 export class Registration implements Host {
   readonly heartbeats = new Heartbeats()
-  readonly options: ResolvedOptions
-  readonly #isLoggingDisabled: (request: FastifyRequest) => boolean
+  readonly limits: ResolvedLimits
+  isClosing = false
 
-  constructor (app: FastifyInstance, options: ResolvedOptions) {
-    this.options = options
+  readonly #isLoggingDisabled: (request: FastifyRequest) => boolean
+  /** Admitted and not closed, with the key of the client when there is a limit for it. */
+  readonly #admitted = new Map<Lifecycle, string | undefined>()
+  readonly #perClient = new Map<string, number>()
+  readonly #open = new Set<Lifecycle>()
+  readonly #sessions = new SessionCloser()
+  readonly #closed: StreamingStats['closed'] = Object.fromEntries(outcomeReasons.map(reason => [reason, 0])) as StreamingStats['closed']
+  #opened = 0
+  #events = 0
+  #bytes = 0
+
+  constructor (app: FastifyInstance, limits: ResolvedLimits) {
+    this.limits = limits
     this.#isLoggingDisabled = requestLogging(app)
   }
 
-  opened ({ kind, reply }: Lifecycle): void {
-    publishOpen(kind, reply)
+  get open (): number {
+    return this.#open.size
+  }
+
+  stats (): StreamingStats {
+    let events = this.#events
+    let bytes = this.#bytes
+    for (const stream of this.#open) {
+      events += stream.events
+      bytes += stream.bytes
+    }
+    return { open: this.open, opened: this.#opened, closed: { ...this.#closed }, events, bytes }
+  }
+
+  admit (stream: Lifecycle): Refusal | undefined {
+    const { maxStreams, maxStreamsPerClient, clientKey } = this.limits
+    if (this.#admitted.size >= maxStreams) return this.#refusal(stream, new FST_STREAM_LIMIT('maxStreams', maxStreams))
+    let key: unknown
+    if (maxStreamsPerClient !== Infinity) {
+      key = clientKey(stream.reply.request)
+      if (typeof key !== 'string') throw new FST_STREAM_INVALID_OPTION('clientKey', 'a function that returns a string', shown(key))
+      const count = this.#perClient.get(key) ?? 0
+      if (count >= maxStreamsPerClient) {
+        const error = new FST_STREAM_LIMIT('maxStreamsPerClient', maxStreamsPerClient)
+        error.statusCode = 429
+        return this.#refusal(stream, error)
+      }
+      this.#perClient.set(key, count + 1)
+    }
+    this.#admitted.set(stream, key as string | undefined)
+    this.#sessions.add(stream.reply.raw)
+    return undefined
+  }
+
+  opened (stream: Lifecycle): void {
+    this.#opened++
+    this.#open.add(stream)
+    publishOpen(stream.kind, stream.reply)
   }
 
   closed (stream: Lifecycle, outcome: StreamOutcome, isErrorReply: boolean): void {
     const { kind, reply } = stream
+    this.#dismiss(stream)
+    if (this.#open.delete(stream)) {
+      this.#closed[outcome.reason]++
+      this.#events += outcome.events
+      this.#bytes += outcome.bytes
+    }
     for (const onClose of stream.closeListeners) {
       try {
         onClose(outcome, reply.request)
@@ -38,6 +111,39 @@ export class Registration implements Host {
     publishClose(kind, reply, outcome)
   }
 
+  /** Ends every stream; resolves when all are closed, within the time that clients and writers have for it. */
+  async shutDown (): Promise<void> {
+    this.isClosing = true
+    const { grace } = this.limits.shutdown
+    const streams = [...this.#admitted.keys()]
+    const eventStreams = streams.filter(stream => stream.kind === 'sse')
+    const writers = streams.filter(stream => stream.kind === 'writer')
+    for (const stream of eventStreams) stream.end('shutdown')
+    await Promise.all([
+      finish(eventStreams, farewellTime, stream => stream.cut()),
+      finish(writers, grace, stream => {
+        stream.end('shutdown')
+        stream.cut()
+      }),
+      this.#sessions.close(grace)
+    ])
+  }
+
+  #refusal (stream: Lifecycle, error: Error): Refusal {
+    const { overload, shutdown } = this.limits
+    return { error, retry: pickRetry(shutdown.retry), isInBand: overload === 'retry' && stream.kind === 'sse' }
+  }
+
+  #dismiss (stream: Lifecycle): void {
+    const key = this.#admitted.get(stream)
+    if (key !== undefined) {
+      const left = this.#perClient.get(key) as number - 1
+      if (left > 0) this.#perClient.set(key, left)
+      else this.#perClient.delete(key)
+    }
+    this.#admitted.delete(stream)
+  }
+
   #log (reply: FastifyReply, kind: string, { error, ...outcome }: StreamOutcome): void {
     const isTrouble = troubles.has(outcome.reason)
     if (!isTrouble && this.#isLoggingDisabled(reply.request)) return
@@ -45,6 +151,18 @@ export class Registration implements Host {
     if (isTrouble) reply.log.warn(line, 'stream closed')
     else reply.log.info(line, 'stream closed')
   }
+}
+
+/** Waits for streams to close, and gives up on those that have not after so many milliseconds. */
+async function finish (streams: Lifecycle[], milliseconds: number, giveUp: (stream: Lifecycle) => void): Promise<void> {
+  const left = new Set(streams)
+  const all = Promise.all(streams.map(async stream => {
+    await stream.closed
+    left.delete(stream)
+  }))
+  const timer = setTimeout(() => { for (const stream of left) giveUp(stream) }, milliseconds)
+  await all
+  clearTimeout(timer)
 }
 
 // Fastify's log controller is the one that knows, and has no public name; before it there was the option alone.

@@ -1,13 +1,25 @@
 /**
  * What the plugin adds to Fastify's types.
  */
-import type { EventStreamOptions } from '../lib/options.ts'
+import type { EventStreamOptions, StreamWriterOptions } from '../lib/options.ts'
+import type { StreamingStats } from '../lib/registration.ts'
 import type { EventSource, EventSourceFunction, EventStream } from '../lib/stream/sse.ts'
 import type { StreamOutcome } from '../lib/stream/lifecycle.ts'
+import type { ChunkSource, StreamWriterCallback } from '../lib/stream/writer.ts'
 
 declare module 'fastify' {
+  interface FastifyInstance {
+    streaming: {
+      /** The number of open streams of this registration. */
+      readonly open: number
+      /** Counts of this registration, exact at any time. */
+      stats (): StreamingStats
+    }
+  }
+
   interface FastifyReply {
     sse (source: EventSource | EventSourceFunction, options?: EventStreamOptions): Promise<StreamOutcome & void>
     sse (options?: EventStreamOptions): Promise<EventStream>
+    streamWriter (source: StreamWriterCallback | ChunkSource, options?: StreamWriterOptions): Promise<StreamOutcome & void>
   }
 }

@@ -63,6 +63,7 @@ export class Connection {
   #deadline: NodeJS.Timeout | undefined
   #waitingSince = 0
   #room: Array<(open: boolean) => void> = []
+  #flushed: Array<(open: boolean) => void> = []
 
   constructor (request: IncomingMessage, response: RawResponse, writeTimeout: number, events: ConnectionEvents) {
     this.#request = request
@@ -96,6 +97,13 @@ export class Connection {
     if (this.#closed || this.#ending) return Promise.resolve(false)
     if (this.hasRoom) return Promise.resolve(true)
     return new Promise(resolve => this.#room.push(resolve))
+  }
+
+  /** Resolves `true` when everything was handed to the system, `false` when the response has closed before. */
+  flushed (): Promise<boolean> {
+    if (this.#closed) return Promise.resolve(false)
+    if (this.#started && !this.#isWaiting) return Promise.resolve(true)
+    return new Promise(resolve => this.#flushed.push(resolve))
   }
 
   /** Takes a chunk. What is written in one turn leaves in one write, in the next tick at the latest. */
@@ -152,6 +160,7 @@ export class Connection {
     if (!this.#started) {
       this.#started = true
       this.#events.onStarted()
+      this.#tellFlushed()
     }
     this.#giveRoom()
   }
@@ -168,6 +177,7 @@ export class Connection {
   cut (): void {
     const response = this.#response
     this.#ending = true
+    this.#ended = true
     if (isHttp2(response)) {
       response.stream.close(constants.NGHTTP2_INTERNAL_ERROR)
     } else if (response.headersSent && !response.chunkedEncoding && isTcp(response.socket)) {
@@ -225,6 +235,14 @@ export class Connection {
   readonly #acknowledge = (): void => {
     this.#acknowledged++
     this.#waitingSince = performance.now()
+    this.#tellFlushed()
+  }
+
+  #tellFlushed (): void {
+    if (this.#flushed.length === 0 || (this.#isWaiting && !this.#closed)) return
+    const waiting = this.#flushed
+    this.#flushed = []
+    for (const resolve of waiting) resolve(!this.#closed)
   }
 
   get #isWaiting (): boolean {
@@ -278,6 +296,7 @@ export class Connection {
     this.#queue = []
     this.#queuedBytes = 0
     this.#giveRoom(false)
+    this.#tellFlushed()
     this.#events.onClosed(this.#finished)
   }
 }

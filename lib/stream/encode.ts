@@ -3,7 +3,7 @@
  * https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
  */
 import { types } from 'node:util'
-import { FST_STREAM_INVALID_EVENT, FST_STREAM_INVALID_FIELD, shown } from '../errors.ts'
+import { FST_STREAM_INVALID_EVENT, FST_STREAM_INVALID_FIELD, kindOf, shown } from '../errors.ts'
 
 /** One event of an event stream. A key whose value is `undefined` counts as absent; at least one key must be left. */
 export interface ServerSentEvent<Data = unknown> {
@@ -44,7 +44,7 @@ const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
 export function encodeEvent (item: unknown, serialize: Serialize): string {
   if (typeof item === 'string') return `${dataLines(item)}\n`
   if (typeof item !== 'object' || item === null || types.isUint8Array(item)) {
-    throw new FST_STREAM_INVALID_EVENT('a string or an event object; wrap the value as { data: value }', shown(item))
+    throw new FST_STREAM_INVALID_EVENT('a string or an event object; wrap the value as { data: value }', kindOf(item))
   }
   const { comment, event, id, retry, data } = item as ServerSentEvent
   let lines = ''
@@ -52,7 +52,7 @@ export function encodeEvent (item: unknown, serialize: Serialize): string {
   for (const key of Object.keys(item)) {
     if (!fieldNames.has(key) && (item as Record<string, unknown>)[key] !== undefined) {
       throw new FST_STREAM_INVALID_EVENT(
-        `an object with the keys data, event, id, retry and comment only; it has the key '${shown(key)}': wrap the value as { data: value }`, shown(item))
+        `an object with the keys data, event, id, retry and comment only; it has the key '${shown(key)}': wrap the value as { data: value }`, kindOf(item))
     }
   }
   if (comment !== undefined) lines += commentLines(comment)
@@ -73,7 +73,7 @@ export function encodeEvent (item: unknown, serialize: Serialize): string {
     lines += 'data: \n'
   }
   if (lines === '') {
-    throw new FST_STREAM_INVALID_EVENT('an object with at least one of the keys data, event, id, retry and comment; wrap the value as { data: value }', shown(item))
+    throw new FST_STREAM_INVALID_EVENT('an object with at least one of the keys data, event, id, retry and comment; wrap the value as { data: value }', kindOf(item))
   }
   return dispatches ? `${lines}\n` : lines
 }
@@ -112,17 +112,17 @@ function dataText (data: unknown, serialize: Serialize): string {
     try {
       return utf8.decode(data)
     } catch (cause) {
-      throw withCause(new FST_STREAM_INVALID_EVENT('an object whose data is UTF-8 when it is bytes', shown(data)), cause)
+      throw withCause(new FST_STREAM_INVALID_EVENT('an object whose data is UTF-8 when it is bytes', kindOf(data)), cause)
     }
   }
   let text: unknown
   try {
     text = serialize(data)
   } catch (cause) {
-    throw withCause(new FST_STREAM_INVALID_EVENT('an object whose data serializes', shown(data)), cause)
+    throw withCause(new FST_STREAM_INVALID_EVENT('an object whose data serializes', kindOf(data)), cause)
   }
   if (typeof text !== 'string') {
-    throw new FST_STREAM_INVALID_EVENT(`an object whose data serializes to a string, not to ${shown(text)}`, shown(data))
+    throw new FST_STREAM_INVALID_EVENT(`an object whose data serializes to a string, not to ${kindOf(text)}`, kindOf(data))
   }
   return text
 }
@@ -140,7 +140,7 @@ function eventId (id: unknown): string {
 function oneLine (name: string, value: unknown): string {
   const text = wellFormed(name, value)
   if (hasLineBreak(text) || text.includes('\0')) {
-    throw new FST_STREAM_INVALID_FIELD(name, 'free of line breaks and NUL', JSON.stringify(shown(text)))
+    throw new FST_STREAM_INVALID_FIELD(name, 'free of line breaks and NUL', shown(text))
   }
   return text
 }

@@ -32,7 +32,8 @@ export class Heartbeats {
 
   add (stream: Beating): void {
     const width = stream.heartbeat / 4
-    const due = Math.ceil((Math.max(stream.lastWrite, performance.now() - stream.heartbeat) + stream.heartbeat) / width) * width
+    // Never a time that has come already: a stream with bytes waiting would be looked at without end.
+    const due = (Math.floor(Math.max(stream.lastWrite + stream.heartbeat, performance.now()) / width) + 1) * width
     let bucket = this.#buckets.get(due)
     if (bucket === undefined) this.#buckets.set(due, bucket = new Set())
     bucket.add(stream)
@@ -63,12 +64,8 @@ export class Heartbeats {
   #beat (): void {
     const now = performance.now()
     let beats = 0
-    let next = Infinity
     for (const [due, bucket] of this.#buckets) {
-      if (due > now || beats >= beatsPerTurn) {
-        next = Math.min(next, due)
-        continue
-      }
+      if (due > now) continue
       for (const stream of bucket) {
         if (beats++ >= beatsPerTurn) break
         bucket.delete(stream)
@@ -77,9 +74,8 @@ export class Heartbeats {
         if (this.#bucketOf.has(stream)) this.add(stream)
       }
       if (bucket.size === 0) this.#buckets.delete(due)
-      else next = Math.min(next, due)
     }
-    for (const due of this.#buckets.keys()) next = Math.min(next, due)
+    const next = Math.min(...this.#buckets.keys())
     if (next === Infinity) this.#timerAt = Infinity
     else this.#schedule(next)
   }

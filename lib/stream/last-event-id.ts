@@ -10,11 +10,15 @@ const controlCharacter = /[\u0000-\u001f\u007f-\u009f]/
 
 /**
  * The `Last-Event-ID` header, which clients send as UTF-8 and Node reads as latin1; else the first `lastEventId` of the
- * query string. '' when there is none, or one of over 1,024 bytes or with control characters.
+ * query string. One of over 1,024 bytes or with control characters counts as none; '' when there is none.
  */
 export function readLastEventId (request: FastifyRequest): string {
   const header = request.headers['last-event-id']
-  const id = typeof header === 'string' && header !== '' ? Buffer.from(header, 'latin1').toString() : fromQuery(request.raw.url ?? '')
+  const id = typeof header === 'string' ? usable(Buffer.from(header, 'latin1').toString()) : ''
+  return id !== '' ? id : usable(fromQuery(request.raw.url as string))
+}
+
+function usable (id: string): string {
   return Buffer.byteLength(id) > longest || controlCharacter.test(id) ? '' : id
 }
 

@@ -3,12 +3,14 @@
  */
 import type { FastifyReply } from 'fastify'
 import { FST_STREAM_SOURCE_FAILED, FST_STREAM_TRAILER } from '../errors.ts'
-import type { ResolvedOptions } from '../options.ts'
+import type { ResolvedLimits, ResolvedOptions } from '../options.ts'
 import { Connection, type ConnectionEvents, type Sink } from './connection.ts'
+import { retryLine } from './encode.ts'
 import type { Beating, Heartbeats } from './heartbeat.ts'
 import { disown, emptyPayload, hasTrailers, isSendingError, own, Payload, sendOwned, type ReplyOwner } from './payload.ts'
 import { onAbort } from './abort.ts'
-import type { Source } from './source.ts'
+import { isPromiseLike, releaseUnread, type Source } from './source.ts'
+import { Turns } from './turns.ts'
 
 /** How a stream ended. */
 export interface StreamOutcome {
@@ -23,7 +25,7 @@ export interface StreamOutcome {
    * - `closed`: by `stream.close()`, or by a hook that took the payload away
    * - `aborted`: by `options.signal` (its reason in `error`)
    */
-  reason: 'completed' | 'disconnected' | 'failed' | 'stalled' | 'overflow' | 'expired' | 'shutdown' | 'closed' | 'aborted'
+  reason: typeof outcomeReasons[number]
   /** Events accepted from the source or `send`, without comments, heartbeats and the package's own blocks. */
   events: number
   /** Bytes of the body, without HTTP framing. */
@@ -34,16 +36,37 @@ export interface StreamOutcome {
   error?: unknown
 }
 
+export const outcomeReasons = [
+  'completed', 'disconnected', 'failed', 'stalled', 'overflow', 'expired', 'shutdown', 'closed', 'aborted'
+] as const
+
 /** What kind of body a stream has. */
-export type StreamKind = 'sse'
+export type StreamKind = 'sse' | 'writer'
+
+/** Names the outcome of a stream by the raw response, for `fastify-streaming/testing`; the ESM and CJS builds share it. */
+export const kOutcome = Symbol.for('fastify-streaming.outcome')
 
 /** What a stream needs of the registration it belongs to. */
 export interface Host {
   readonly heartbeats: Heartbeats
+  readonly limits: ResolvedLimits
+  /** The app closes: a stream that still comes ends at once. */
+  readonly isClosing: boolean
+  /** Counts the stream against the limits, from the call until it is closed; returns what refuses it. Throws what `clientKey` throws. */
+  admit (stream: Lifecycle): Refusal | undefined
   /** The stream has a head of its own, or ended without being an error reply before it had one. */
   opened (stream: Lifecycle): void
   /** The stream is over. `isErrorReply`: Fastify has sent an error instead of it. */
   closed (stream: Lifecycle, outcome: StreamOutcome, isErrorReply: boolean): void
+}
+
+/** Why a stream is not admitted. */
+export interface Refusal {
+  error: Error
+  /** Milliseconds after which the client may come back. */
+  retry: number
+  /** The client is told in an event stream of its own, as `EventSource` would give up on an error. */
+  isInBand: boolean
 }
 
 /** What a body still says when it ends, or that it is cut. */
@@ -51,9 +74,9 @@ export type Farewell = { last: string } | 'cut'
 
 /**
  * idle: no head asked for. sending: with Fastify, its hooks run. open: the response is ours. bodiless: Fastify sends a
- * head alone. refused: Fastify sends an error.
+ * head alone. refused: Fastify sends an error, or something else instead of the stream. closed: nothing can be sent.
  */
-type Phase = 'idle' | 'sending' | 'open' | 'bodiless' | 'refused'
+type Phase = 'idle' | 'sending' | 'open' | 'bodiless' | 'refused' | 'closed'
 
 export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating {
   abstract readonly kind: StreamKind
@@ -61,10 +84,10 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
   readonly closed: Promise<StreamOutcome>
   readonly reply: FastifyReply
   protected readonly options: ResolvedOptions
+  protected readonly host: Host
   protected readonly connection: Connection
   protected eventCount = 0
 
-  readonly #host: Host
   readonly #startedAt = performance.now()
   readonly #settle: (outcome: StreamOutcome) => void
   #phase: Phase = 'idle'
@@ -72,32 +95,42 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
   #reason: StreamOutcome['reason'] | undefined
   #error: unknown
   #refusal: unknown
-  #headers: string[] = []
+  readonly #headers: string[] = []
   #source: Source | undefined
   #controller: AbortController | undefined
+  readonly #turns = new Turns()
   #abortedFor: StreamOutcome['reason'] | undefined
   #commitTimer: NodeJS.Immediate | NodeJS.Timeout | undefined
   #expiry: NodeJS.Timeout | undefined
   #forgetSignal: (() => void) | undefined
 
   constructor (host: Host, reply: FastifyReply, options: ResolvedOptions) {
-    this.#host = host
+    this.host = host
     this.reply = reply
     this.options = options
     this.connection = new Connection(reply.request.raw, reply.raw, options.writeTimeout, this)
     let settle!: (outcome: StreamOutcome) => void
     this.closed = new Promise(resolve => { settle = resolve })
     this.#settle = settle
+    Object.defineProperty(reply.raw, kOutcome, { configurable: true, value: this.closed })
     own(reply, this)
   }
 
-  /** Headers of this kind of body, set just before the hooks run. Returns the names it set. */
-  protected abstract prepareHead (reply: FastifyReply): string[]
+  /** Whether nobody wants this stream any more: the answer is 204. */
+  protected abstract isDone (): boolean
+  /** Runs the source of a stream that has been admitted. */
+  protected abstract run (source: unknown): void
+  /** The headers that tell what the body is, just before the hooks run. */
+  protected abstract contentHeaders (): Record<string, string>
   /** What is sent before anything else. */
   protected abstract prelude (): string
   /** How the body ends. */
   protected abstract farewell (reason: StreamOutcome['reason'], error: unknown): Farewell
-  /** The head is on its way. */
+  /** The error reply that stands for a stream which ended before its head; without one it gets its head and its end. */
+  protected abstract errorReply (reason: StreamOutcome['reason']): Error | undefined
+  /** Takes one item of a source. Throws when the item is invalid. */
+  protected abstract take (item: unknown): void
+  /** The head is on its way, or there will be none. */
   protected headWritten (): void {}
 
   /** The plugin's `onClose` and the call's. */
@@ -130,21 +163,17 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     return this.#controller.signal
   }
 
-  /** Starts the clock of the stream: what may end it, and the head that waits for a first event. */
-  protected begin (): void {
-    const { maxDuration, signal } = this.options
-    if (maxDuration > 0) {
-      this.#expiry = setTimeout(() => this.end('expired'), maxDuration * (0.8 + Math.random() * 0.2))
-      this.#expiry.unref()
+  /**
+   * Runs the call. A source that will not be read is released. `invalid` is what was wrong with the call: it becomes
+   * the error reply.
+   */
+  start (source: unknown, invalid: { error: unknown } | undefined): void {
+    if (this.#isWanted(invalid) && this.#begin()) {
+      this.run(source)
+      this.#commitLater()
+    } else {
+      releaseUnread(source)
     }
-    if (signal !== undefined) this.#forgetSignal = onAbort(signal, () => this.end('aborted', signal.reason))
-  }
-
-  /** Asks for the head when nothing has done so by then. */
-  protected commitLater (milliseconds: number): void {
-    if (this.#phase !== 'idle' || this.#reason !== undefined || milliseconds === Infinity) return
-    if (milliseconds === 0) this.#commitTimer = setImmediate(() => this.commit())
-    else this.#commitTimer = setTimeout(() => this.commit(), milliseconds)
   }
 
   /** Hands the stream to Fastify: its onSend hooks run, and the head is sent. */
@@ -152,7 +181,7 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     if (this.#phase !== 'idle') return
     this.#clearCommitTimer()
     this.#phase = 'sending'
-    this.#headers = this.prepareHead(this.reply)
+    this.#prepareHead()
     try {
       sendOwned(this.reply, new Payload(this.reply.raw, this))
     } catch (error) {
@@ -161,22 +190,59 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     }
   }
 
-  /** Answers without a body: HEAD gets the head of the stream, 204 and 304 have none. */
-  protected completeWithoutBody (hasHead: boolean): void {
-    this.#reason = 'completed'
-    this.#phase = 'bodiless'
-    if (hasHead) {
-      this.#headers = this.prepareHead(this.reply)
-      sendOwned(this.reply, emptyPayload())
-    } else {
-      sendOwned(this.reply)
+  /** Reads `source` to its end, as fast as the client takes it; it is released when the stream ends. */
+  protected async read (source: Source): Promise<void> {
+    const { connection } = this
+    this.#source = source
+    try {
+      for (;;) {
+        let result = source.next()
+        if (isPromiseLike(result)) result = await result
+        if (!this.isOpen) return
+        if (result.done === true) break
+        this.take(result.value)
+        if (!connection.hasRoom && !await connection.room()) return
+        if (this.#turns.isDue(connection.bytes)) {
+          await this.#turns.turn(connection.bytes)
+          if (!this.isOpen) return
+        }
+      }
+    } catch (error) {
+      return this.end('failed', error)
     }
+    this.end('completed')
   }
 
-  /** Makes `source` the one that is released when the stream ends; at once when it has. */
-  protected holdSource (source: Source): void {
-    if (this.#reason === undefined) this.#source = source
-    else source.release()
+  /** Sends what a user hands over; resolves `true` when there is room for more, `false` when the stream has ended. */
+  protected push (chunk: string | Uint8Array, events: number): Promise<boolean> {
+    if (this.connection.bufferedBytes > this.options.maxBuffered) {
+      this.end('overflow')
+      return no
+    }
+    this.accept(chunk, events)
+    if (!this.connection.hasRoom) return this.connection.room()
+    return this.#turns.isDue(this.connection.bytes) ? this.#turned() : yes
+  }
+
+  // A loop that awaits nothing but this is a source that never waits.
+  async #turned (): Promise<boolean> {
+    await this.#turns.turn(this.connection.bytes)
+    return await this.connection.room()
+  }
+
+  protected accept (chunk: string | Uint8Array, events: number): void {
+    this.eventCount += events
+    this.connection.write(chunk)
+    this.commit()
+  }
+
+  /** Refuses what a user handed over: the stream goes on without it. */
+  protected reject (error: unknown): Promise<never> {
+    this.reply.log.warn({ err: error }, 'refused by the stream')
+    const rejected = Promise.reject(error)
+    // What is sent without await must not be able to kill the process.
+    rejected.catch(noop)
+    return rejected
   }
 
   /** Ends the stream. The first reason counts. */
@@ -189,10 +255,14 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     this.#source?.release()
     this.#source = undefined
     this.#clearTimers()
+    this.host.heartbeats.remove(this)
     if (this.#phase === 'open') this.#conclude()
-    else if (reason === 'failed') this.#refuse(error)
-    else if (reason === 'overflow') this.connection.cut()
-    else if (reason !== 'disconnected') this.commit()
+    else if (this.#phase === 'idle' || this.#phase === 'sending') this.#endBeforeHead(reason, error)
+  }
+
+  /** Cuts a stream that has had its time to end. */
+  cut (): void {
+    this.connection.cut()
   }
 
   attach (sink: Sink): void {
@@ -204,7 +274,7 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     this.#reportOpened()
     this.connection.attach(sink, this.prelude())
     if (this.#reason !== undefined) this.#conclude()
-    else if (this.options.heartbeat > 0) this.#host.heartbeats.add(this)
+    else if (this.options.heartbeat > 0) this.host.heartbeats.add(this)
   }
 
   handlerFailed (error: unknown): void {
@@ -231,13 +301,15 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
   }
 
   onClosed (finished: boolean): void {
-    const isErrorReply = this.#phase === 'refused'
+    const phase = this.#phase
+    this.#phase = 'closed'
     if (this.#reason === undefined) this.end(finished ? 'closed' : 'disconnected')
     else if (this.#reason === 'completed' && !finished) this.#reason = 'disconnected'
-    else if (this.#reason === 'completed' && this.#phase === 'sending') this.#reason = 'closed'
+    else if (this.#reason === 'completed' && phase === 'sending') this.#reason = 'closed'
     const reason = this.#reason as StreamOutcome['reason']
     this.#abort(reason)
-    const isOurs = this.#phase === 'open'
+    const isErrorReply = phase === 'refused'
+    const isOurs = phase === 'open'
     const outcome: StreamOutcome = {
       reason,
       events: isOurs ? this.eventCount : 0,
@@ -246,7 +318,7 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     }
     if (reason === 'failed' || reason === 'aborted') outcome.error = this.#error
     if (!isErrorReply) this.#reportOpened()
-    this.#host.closed(this, outcome, isErrorReply)
+    this.host.closed(this, outcome, isErrorReply)
     this.headWritten()
     disown(this.reply)
     // What the handler returns, this outcome, is not to be sent.
@@ -264,6 +336,84 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
 
   beat (): void {
     if (this.connection.bufferedBytes === 0) this.connection.write(':\n')
+  }
+
+  #isWanted (invalid: { error: unknown } | undefined): boolean {
+    const { reply } = this
+    if (this.connection.isOver) return false
+    if (invalid !== undefined) {
+      this.end('failed', invalid.error)
+      return false
+    }
+    if (this.isDone()) reply.code(204)
+    const isBodiless = reply.statusCode === 204 || reply.statusCode === 304
+    if (!isBodiless && reply.request.method !== 'HEAD') return true
+    this.#reason = 'completed'
+    this.#phase = 'bodiless'
+    if (isBodiless) {
+      sendOwned(reply)
+    } else {
+      this.#prepareHead()
+      sendOwned(reply, emptyPayload())
+    }
+    return false
+  }
+
+  // It counts against the limits from here, and its options may end it.
+  #begin (): boolean {
+    const { maxDuration, signal } = this.options
+    try {
+      const refusal = this.host.admit(this)
+      if (refusal !== undefined) this.#turnAway(refusal)
+    } catch (error) {
+      this.end('failed', error)
+    }
+    if (this.host.isClosing) this.end('shutdown')
+    if (!this.isOpen) return false
+    if (maxDuration > 0) {
+      this.#expiry = setTimeout(() => this.end('expired'), maxDuration * (0.8 + Math.random() * 0.2))
+      this.#expiry.unref()
+    }
+    if (signal !== undefined) this.#forgetSignal = onAbort(signal, () => this.end('aborted', signal.reason))
+    return this.isOpen
+  }
+
+  #turnAway ({ error, retry, isInBand }: Refusal): void {
+    if (!isInBand) {
+      this.reply.header('retry-after', Math.ceil(retry / 1000))
+      return this.end('failed', error)
+    }
+    this.#phase = 'refused'
+    this.end('failed', error)
+    this.#prepareHead()
+    sendOwned(this.reply.code(200), retryLine(retry))
+  }
+
+  // The head is asked for when nothing has done so by then.
+  #commitLater (): void {
+    const { commitAfter } = this.options
+    if (this.#phase !== 'idle' || !this.isOpen || commitAfter === Infinity) return
+    if (commitAfter === 0) this.#commitTimer = setImmediate(() => this.commit())
+    else this.#commitTimer = setTimeout(() => this.commit(), commitAfter)
+  }
+
+  #prepareHead (): void {
+    const { reply } = this
+    for (const [name, value] of Object.entries(this.contentHeaders())) this.#setHeader(name, value)
+    if (!reply.hasHeader('cache-control')) this.#setHeader('cache-control', 'no-cache, no-transform')
+    if (!reply.hasHeader('x-accel-buffering')) this.#setHeader('x-accel-buffering', 'no')
+  }
+
+  #setHeader (name: string, value: string): void {
+    this.reply.header(name, value)
+    this.#headers.push(name)
+  }
+
+  #endBeforeHead (reason: StreamOutcome['reason'], error: unknown): void {
+    if (reason === 'overflow') return this.connection.cut()
+    const reply = reason === 'failed' ? error : this.errorReply(reason)
+    if (reply !== undefined) this.#refuse(reply)
+    else this.commit()
   }
 
   /** Becomes an ordinary error reply of Fastify: now, or when the hooks that are running have ended. */
@@ -286,7 +436,6 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
   }
 
   #conclude (): void {
-    this.#host.heartbeats.remove(this)
     const farewell = this.farewell(this.#reason as StreamOutcome['reason'], this.#error)
     if (farewell === 'cut') return this.connection.cut()
     if (farewell.last !== '') this.connection.write(farewell.last)
@@ -296,7 +445,7 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
   #reportOpened (): void {
     if (this.#opened) return
     this.#opened = true
-    this.#host.opened(this)
+    this.host.opened(this)
   }
 
   #abort (reason: StreamOutcome['reason']): void {
@@ -322,6 +471,11 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
 function abortError (reason: StreamOutcome['reason']): DOMException {
   return Object.assign(new DOMException(`The stream has ended: ${reason}`, 'AbortError'), { reason })
 }
+
+const yes = Promise.resolve(true)
+const no = Promise.resolve(false)
+
+function noop (): void {}
 
 function sourceFailed (cause: unknown): Error {
   const error = new FST_STREAM_SOURCE_FAILED()

@@ -4,7 +4,7 @@
  */
 import { types } from 'node:util'
 import { FST_STREAM_INVALID_SOURCE, shown } from '../errors.ts'
-import { openBytes, type Source } from './source.ts'
+import { openBytes, openSource, type Source } from './source.ts'
 
 const CR = 13
 const LF = 10
@@ -36,6 +36,8 @@ export function openRelay (response: Response, maxBlock: number): Source {
   if (type === null || !/^text\/event-stream\s*(;|$)/i.test(type)) {
     throw badGateway('a Response of the type text/event-stream', String(type))
   }
+  // A 204, for example: an upstream that tells its client to stop.
+  if (response.body === null) return openSource([]) as Source
   const body = response.bodyUsed ? undefined : openBytes(response.body)
   if (body === undefined) throw badGateway('a Response whose body nobody has read', shown(response))
   return new Relay(body, maxBlock)
@@ -44,14 +46,19 @@ export function openRelay (response: Response, maxBlock: number): Source {
 class Relay implements Source {
   readonly #body: Source
   readonly #blocks: BlockSplitter
+  readonly #maxBlock: number
 
   constructor (body: Source, maxBlock: number) {
     this.#body = body
+    this.#maxBlock = maxBlock
     this.#blocks = new BlockSplitter(maxBlock)
   }
 
   async next (): Promise<IteratorResult<unknown>> {
     for (;;) {
+      if (this.#blocks.isTooLarge) {
+        throw badGateway(`a Response whose blocks are at most ${this.#maxBlock} bytes (maxBuffered)`, 'a larger one')
+      }
       const result = await this.#body.next()
       if (result.done === true) return result
       if (!types.isUint8Array(result.value)) {
@@ -69,6 +76,8 @@ class Relay implements Source {
 
 /** Finds block ends in a byte stream that is cut anywhere. */
 export class BlockSplitter {
+  /** A block is larger than allowed: the ones before it have been returned, nothing comes after. */
+  isTooLarge = false
   readonly #maxBlock: number
   /** The bytes of the block that is not whole yet, and of a byte order mark that may not be whole. */
   #rest: Uint8Array[] = []
@@ -84,7 +93,10 @@ export class BlockSplitter {
     this.#maxBlock = maxBlock
   }
 
-  /** Takes the next bytes; returns the blocks that are whole now, or `undefined`. Throws when a block is too large. */
+  /**
+   * Takes the next bytes; returns the blocks that are whole now, or `undefined`. A comment line before the first field
+   * of a block is passed on at once: upstream heartbeats need no blank line.
+   */
   push (chunk: Uint8Array): RelayedBlocks | undefined {
     if (!this.#started) {
       chunk = this.#takeRest(chunk)
@@ -96,6 +108,7 @@ export class BlockSplitter {
       // Only at the start of a stream is it no part of the first field name, and ours may start with a `retry`.
       if (byteOrderMark.equals(chunk.subarray(0, 3))) chunk = chunk.subarray(3)
     }
+    const continuesLineBreak = this.#maybeLineFeed && chunk[0] === LF
     let blockStart = -this.#restLength
     let end = 0
     let events = 0
@@ -103,31 +116,30 @@ export class BlockSplitter {
       const byte = chunk[i]
       if (byte === LF && this.#afterCR) {
         this.#afterCR = false
-        if (end === i && i > 0) blockStart = end = i + 1
+        if (end === i && (i > 0 || continuesLineBreak)) blockStart = end = i + 1
         continue
       }
       this.#afterCR = byte === CR
       if (byte !== LF && byte !== CR) {
         if (this.#lineLength++ === 0 && byte !== COLON) this.#hasField = true
-      } else if (this.#lineLength > 0) {
-        this.#lineLength = 0
-      } else {
-        end = i + 1
-        if (end - blockStart > this.#maxBlock) this.#tooLarge()
-        blockStart = end
-        if (this.#hasField) events++
-        this.#hasField = false
+        continue
       }
+      const isBlank = this.#lineLength === 0
+      this.#lineLength = 0
+      if (!isBlank && this.#hasField) continue
+      if (i + 1 - blockStart > this.#maxBlock) break
+      blockStart = end = i + 1
+      if (this.#hasField) events++
+      this.#hasField = false
     }
-    if (chunk.length - blockStart > this.#maxBlock) this.#tooLarge()
+    this.isTooLarge ||= chunk.length - blockStart > this.#maxBlock
+    if (chunk.length > 0) this.#maybeLineFeed = end === chunk.length && this.#afterCR
     if (end === 0) {
       this.#keep(chunk)
       return undefined
     }
     const bytes = this.#takeRest(chunk.subarray(0, end))
     this.#keep(chunk.subarray(end))
-    const continuesLineBreak = this.#maybeLineFeed && bytes[0] === LF
-    this.#maybeLineFeed = this.#restLength === 0 && this.#afterCR
     return new RelayedBlocks(bytes, events, continuesLineBreak)
   }
 
@@ -142,10 +154,6 @@ export class BlockSplitter {
     this.#rest = []
     this.#restLength = 0
     return taken
-  }
-
-  #tooLarge (): never {
-    throw badGateway(`a Response whose blocks are at most ${this.#maxBlock} bytes (maxBuffered)`, 'a larger one')
   }
 }
 

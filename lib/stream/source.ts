@@ -32,6 +32,11 @@ export function openSource (source: unknown): Source | undefined {
   return undefined
 }
 
+/** Opens the same sources, with the chunks of streams as they are. */
+export function openChunks (source: unknown): Source | undefined {
+  return openBytes(source) ?? openSource(source)
+}
+
 /** Opens a byte stream without decoding it: what a fetch `Response` has as its body. */
 export function openBytes (body: unknown): Source | undefined {
   if (!isObject(body)) return undefined

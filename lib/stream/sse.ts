@@ -11,7 +11,6 @@ import { Lifecycle, type Farewell, type Host, type StreamOutcome } from './lifec
 import { claim } from './payload.ts'
 import { openRelay, RelayedBlocks } from './relay.ts'
 import { isPromiseLike, isResponse, openSource, releaseUnread, type Source } from './source.ts'
-import { Turns } from './turns.ts'
 
 /** An open event stream. */
 export interface EventStream {
@@ -57,8 +56,7 @@ export type EventSourceFunction = (stream: EventStream, signal: AbortSignal) => 
 
 const sourceRule = 'an (async) iterable, a stream, a text/event-stream Response or a function; wrap a single event in an array, as [event]'
 const endBlock = `event: end\nid: ${END_ID}\ndata: {}\n\n`
-const accepted = Promise.resolve(true)
-const refused = Promise.resolve(false)
+const closed = Promise.resolve(false)
 
 /**
  * Runs `reply.sse(...args)`. Throws FST_STREAM_ALREADY_STREAMING; every other error becomes Fastify's error reply.
@@ -68,13 +66,7 @@ export function sendEventStream (host: Host, reply: FastifyReply, args: unknown[
   const isBare = args.length === 0 || (args.length === 1 && isPlainObject(args[0]) && !isIterable(args[0]))
   const [source, callOptions] = isBare ? [waitForClose, args[0]] : args
   claim(reply, source)
-  let options = plugin
-  let invalid: { error: unknown } | undefined
-  try {
-    options = resolveCallOptions(callOptions, eventStreamCallRules, plugin)
-  } catch (error) {
-    invalid = { error }
-  }
+  const { options, invalid } = resolveCallOptions(callOptions, eventStreamCallRules, plugin)
   const stream = new EventStreamReply(host, reply, options)
   stream.start(source, invalid)
   return isBare ? stream.open : stream.closed
@@ -82,7 +74,6 @@ export function sendEventStream (host: Host, reply: FastifyReply, args: unknown[
 
 class EventStreamReply extends Lifecycle {
   readonly kind = 'sse'
-  readonly #turns = new Turns()
   #onOpen: ((stream: EventStream) => void) | undefined
   #publicStream: EventStream | undefined
   #bytesAfterRelay = 0
@@ -96,55 +87,34 @@ class EventStreamReply extends Lifecycle {
     return readLastEventId(this.reply.request)
   }
 
-  start (source: unknown, invalid: { error: unknown } | undefined): void {
-    const { reply } = this
-    const status = reply.raw.statusCode
-    const isDone = !this.options.reconnect && this.lastEventId === END_ID
-    if (this.connection.isOver || invalid !== undefined) {
-      releaseUnread(source)
-      if (invalid !== undefined && !this.connection.isOver) this.end('failed', invalid.error)
-    } else if (isDone || status === 204 || status === 304) {
-      releaseUnread(source)
-      if (isDone) reply.code(204)
-      this.completeWithoutBody(false)
-    } else if (reply.request.method === 'HEAD') {
-      releaseUnread(source)
-      this.completeWithoutBody(true)
-    } else {
-      this.begin()
-      if (typeof source === 'function') this.#call(source as EventSourceFunction)
-      else this.#consume(source)
-      this.commitLater(this.options.commitAfter)
-    }
-  }
-
   send (event: unknown): Promise<boolean> {
-    if (!this.isOpen) return refused
+    if (!this.isOpen) return closed
     let block: string
     try {
       block = encodeEvent(event, this.options.serialize)
     } catch (error) {
-      return this.#refuseEvent(error)
+      return this.reject(error)
     }
-    return this.#push(block, isComment(event) ? 0 : 1)
+    return this.push(block, isComment(event) ? 0 : 1)
   }
 
   comment (text: unknown = ''): Promise<boolean> {
     return this.send({ comment: text })
   }
 
-  protected prepareHead (reply: FastifyReply): string[] {
-    const set: string[] = []
-    const type = reply.getHeader('content-type')
-    if (typeof type !== 'string' || !/^text\/event-stream\s*(;|$)/i.test(type)) setHeader('content-type', 'text/event-stream')
-    if (!reply.hasHeader('cache-control')) setHeader('cache-control', 'no-cache, no-transform')
-    if (!reply.hasHeader('x-accel-buffering')) setHeader('x-accel-buffering', 'no')
-    return set
+  protected isDone (): boolean {
+    return !this.options.reconnect && this.lastEventId === END_ID
+  }
 
-    function setHeader (name: string, value: string): void {
-      reply.header(name, value)
-      set.push(name)
-    }
+  protected run (source: unknown): void {
+    if (typeof source === 'function') this.#call(source as EventSourceFunction)
+    else this.#consume(source)
+  }
+
+  protected contentHeaders (): Record<string, string> {
+    const type = this.reply.getHeader('content-type')
+    const isEventStream = typeof type === 'string' && /^text\/event-stream\s*(;|$)/i.test(type)
+    return isEventStream ? {} : { 'content-type': 'text/event-stream' }
   }
 
   protected prelude (): string {
@@ -159,12 +129,21 @@ class EventStreamReply extends Lifecycle {
         return 'cut'
       case 'failed':
         return { last: this.#errorBlock(error) }
+      case 'shutdown':
+        return { last: retryLine(pickRetry(this.host.limits.shutdown.retry)) }
       case 'completed':
       case 'closed':
         return { last: this.options.reconnect ? '' : endBlock }
       default:
         return { last: '' }
     }
+  }
+
+  protected errorReply (): undefined {}
+
+  protected take (item: unknown): void {
+    if (item instanceof RelayedBlocks) this.#relay(item)
+    else this.accept(encodeEvent(item, this.options.serialize), isComment(item) ? 0 : 1)
   }
 
   protected override headWritten (): void {
@@ -174,29 +153,6 @@ class EventStreamReply extends Lifecycle {
 
   get #public (): EventStream {
     return this.#publicStream ??= new PublicEventStream(this)
-  }
-
-  #push (block: string, events: number): Promise<boolean> {
-    if (this.connection.bufferedBytes > this.options.maxBuffered) {
-      this.end('overflow')
-      return refused
-    }
-    this.#accept(block, events)
-    return this.connection.hasRoom ? accepted : this.connection.room()
-  }
-
-  #accept (chunk: string | Uint8Array, events: number): void {
-    this.eventCount += events
-    this.connection.write(chunk)
-    this.commit()
-  }
-
-  #refuseEvent (error: unknown): Promise<boolean> {
-    this.reply.log.warn({ err: error }, 'event refused')
-    const rejected = Promise.reject(error)
-    // An event that is sent without await must not be able to kill the process.
-    rejected.catch(noop)
-    return rejected
   }
 
   #call (source: EventSourceFunction): void {
@@ -223,38 +179,13 @@ class EventStreamReply extends Lifecycle {
       releaseUnread(source)
       return this.end('failed', error)
     }
-    this.holdSource(opened)
-    void this.#pump(opened)
-  }
-
-  async #pump (source: Source): Promise<void> {
-    const { connection } = this
-    try {
-      for (;;) {
-        let result = source.next()
-        if (isPromiseLike(result)) result = await result
-        if (!this.isOpen) return
-        if (result.done === true) break
-        const item: unknown = result.value
-        if (item instanceof RelayedBlocks) this.#relay(item)
-        else this.#accept(encodeEvent(item, this.options.serialize), isComment(item) ? 0 : 1)
-        if (!connection.hasRoom && !await connection.room()) return
-        if (this.#turns.isDue(connection.bytes)) {
-          connection.flush()
-          await this.#turns.turn(connection.bytes)
-          if (!this.isOpen) return
-        }
-      }
-    } catch (error) {
-      return this.end('failed', error)
-    }
-    this.end('completed')
+    void this.read(opened)
   }
 
   #relay ({ bytes, events, continuesLineBreak }: RelayedBlocks): void {
     // The line break was CR alone if something of ours stands between.
     const isInterrupted = continuesLineBreak && this.connection.bytes !== this.#bytesAfterRelay
-    this.#accept(isInterrupted ? bytes.subarray(1) : bytes, events)
+    this.accept(isInterrupted ? bytes.subarray(1) : bytes, events)
     this.#bytesAfterRelay = this.connection.bytes
   }
 

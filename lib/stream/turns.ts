@@ -9,15 +9,20 @@ const longest = 10
 export class Turns {
   #bytes = 0
   #since = performance.now()
+  #turning: Promise<void> | undefined
 
   /** True when 64 KiB or 10 milliseconds have gone by since the last turn. */
   isDue (bytes: number): boolean {
     return bytes - this.#bytes >= mostBytes || performance.now() - this.#since >= longest
   }
 
-  async turn (bytes: number): Promise<void> {
-    await new Promise<void>(resolve => setImmediate(resolve))
-    this.#bytes = bytes
-    this.#since = performance.now()
+  /** Resolves after the next turn, in which what was written by now leaves. Callers of one turn share it. */
+  turn (bytes: number): Promise<void> {
+    return this.#turning ??= new Promise(resolve => setImmediate(() => {
+      this.#turning = undefined
+      this.#bytes = bytes
+      this.#since = performance.now()
+      resolve()
+    }))
   }
 }

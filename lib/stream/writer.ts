@@ -1,0 +1,270 @@
+/**
+ * `reply.streamWriter()`: a body of any other kind, written by a callback round after round or taken from a source.
+ */
+import { format, types } from 'node:util'
+import type { FastifyReply } from 'fastify'
+import {
+  FST_STREAM_INVALID_CHUNK, FST_STREAM_INVALID_SOURCE, FST_STREAM_SPINNING, FST_STREAM_UNAVAILABLE, shown
+} from '../errors.ts'
+import { resolveCallOptions, writerCallRules, type ResolvedOptions } from '../options.ts'
+import { Lifecycle, type Farewell, type Host, type StreamOutcome } from './lifecycle.ts'
+import { claim } from './payload.ts'
+import { isPromiseLike, openChunks, releaseUnread } from './source.ts'
+
+/** Writes the body of one reply. */
+export interface StreamWriter {
+  /**
+   * Writes one chunk, which leaves at once. Resolves `true` once it is accepted and there is room for the next one,
+   * `false` when the stream has ended. Never rejects because the client left; rejects with FST_STREAM_INVALID_CHUNK,
+   * which is also logged at warn, needs no handler, and leaves the stream open. What is written without waiting
+   * queues up to `maxBuffered` bytes. May be passed around unbound.
+   */
+  readonly write: (chunk: string | Uint8Array) => Promise<boolean>
+  /** Writes a text formatted as by `util.format`. Resolves as `write` does. */
+  readonly writef: (format: string, ...args: unknown[]) => Promise<boolean>
+  /** Writes a text and LF. Resolves as `write` does. */
+  readonly writeln: (text?: string) => Promise<boolean>
+  /** Writes a value as one line of NDJSON. Resolves as `write` does. */
+  readonly json: (value: unknown) => Promise<boolean>
+  /** Sends the head if need be. Resolves `true` when the socket has taken everything, `false` when the stream has ended before. */
+  readonly flush: () => Promise<boolean>
+  /** Writes a last chunk, if there is one, and ends the body properly. Resolves as `write` does for the chunk. */
+  readonly end: (chunk?: string | Uint8Array) => Promise<boolean>
+  /** Settles with the outcome after the response has closed. Never rejects. */
+  readonly closed: Promise<StreamOutcome>
+  /** Aborts as soon as the stream ends, also when the client leaves; its reason is an `AbortError` with the `reason` of the outcome. */
+  readonly signal: AbortSignal
+  /** How often the callback was called before: 0, 1, 2 … */
+  readonly round: number
+  /** Bytes of the body so far. */
+  readonly bytes: number
+  /** Bytes that wait for the client. */
+  readonly bufferedBytes: number
+}
+
+/** What `reply.streamWriter()` can take its chunks from. */
+export type ChunkSource =
+  | AsyncIterable<string | Uint8Array>
+  | Iterable<string | Uint8Array>
+  | NodeJS.ReadableStream
+  | ReadableStream<unknown>
+
+/**
+ * Called again and again until it returns `false`, calls `writer.end()` or throws, or the stream ends. When it
+ * returns or resolves with a source it is called once, and the stream ends with that source.
+ */
+export type StreamWriterCallback = (writer: StreamWriter) =>
+  ChunkSource | boolean | undefined | void | Promise<ChunkSource | boolean | undefined | void>
+
+const mostIdleRounds = 1000
+const sourceRule = 'a callback, an (async) iterable or a stream'
+const resultRule = 'what a callback returns: false, true, undefined, an (async) iterable or a stream'
+const chunkRule = 'a string or a Uint8Array; for an object use writer.json(row)'
+const no = Promise.resolve(false)
+
+/**
+ * Runs `reply.streamWriter(source, options)`. Throws FST_STREAM_ALREADY_STREAMING; every other error becomes Fastify's
+ * error reply, or cuts the body. Resolves with the outcome.
+ */
+export function sendStreamWriter (host: Host, reply: FastifyReply, [source, callOptions]: unknown[], plugin: ResolvedOptions): Promise<StreamOutcome> {
+  claim(reply, source)
+  const { options, invalid } = resolveCallOptions(callOptions, writerCallRules, plugin)
+  const stream = new StreamWriterReply(host, reply, options)
+  stream.start(source, invalid)
+  return stream.closed
+}
+
+class StreamWriterReply extends Lifecycle {
+  readonly kind = 'writer'
+  round = 0
+  #isJson = false
+  #hasBegun = false
+
+  write (chunk: unknown): Promise<boolean> {
+    if (!this.isOpen) return no
+    try {
+      return this.#push(checkedChunk(chunk))
+    } catch (error) {
+      return this.reject(error)
+    }
+  }
+
+  writeln (text: unknown = ''): Promise<boolean> {
+    return this.write(typeof text === 'string' ? `${text}\n` : text)
+  }
+
+  json (value: unknown): Promise<boolean> {
+    if (!this.isOpen) return no
+    try {
+      const line = checkedChunk(this.#jsonLine(value))
+      this.#isJson ||= !this.#hasBegun
+      return this.#push(line)
+    } catch (error) {
+      return this.reject(error)
+    }
+  }
+
+  flush (): Promise<boolean> {
+    if (!this.isOpen) return no
+    this.#hasBegun = true
+    this.commit()
+    this.connection.flush()
+    return this.connection.flushed()
+  }
+
+  finish (chunk: unknown): Promise<boolean> {
+    if (!this.isOpen) return no
+    try {
+      if (chunk !== undefined) void this.#push(checkedChunk(chunk))
+    } catch (error) {
+      return this.reject(error)
+    }
+    const isAccepted = Promise.resolve(this.isOpen)
+    this.end('completed')
+    return isAccepted
+  }
+
+  protected isDone (): boolean {
+    return false
+  }
+
+  protected run (source: unknown): void {
+    if (typeof source === 'function') void this.#loop(source as StreamWriterCallback)
+    else this.#consume(source, sourceRule)
+  }
+
+  protected contentHeaders (): Record<string, string> {
+    const { reply } = this
+    // @fastify/compress would hold every chunk back until its buffer is full.
+    reply.request.raw.headers['x-no-compression'] ??= 'true'
+    if (reply.hasHeader('content-type') || reply.request.method === 'HEAD') return {}
+    if (this.#isJson) return { 'content-type': 'application/x-ndjson' }
+    // Browsers hold back unlabelled text while they guess its type.
+    return { 'content-type': 'text/plain; charset=utf-8', ...!reply.hasHeader('x-content-type-options') && { 'x-content-type-options': 'nosniff' } }
+  }
+
+  protected prelude (): string {
+    return ''
+  }
+
+  protected farewell (reason: StreamOutcome['reason']): Farewell {
+    return reason === 'completed' ? { last: '' } : 'cut'
+  }
+
+  protected errorReply (reason: StreamOutcome['reason']): Error | undefined {
+    return reason === 'completed' ? undefined : new FST_STREAM_UNAVAILABLE(reason)
+  }
+
+  protected take (item: unknown): void {
+    this.accept(checkedChunk(item), 0)
+  }
+
+  async #loop (callback: StreamWriterCallback): Promise<void> {
+    const writer = new PublicStreamWriter(this)
+    let idleRounds = 0
+    try {
+      for (;; this.round++) {
+        const { bytes } = this
+        const turn = new Turn()
+        let result: unknown = callback(writer)
+        if (isPromiseLike(result)) result = await result
+        const hasWaited = turn.isOver
+        if (result !== undefined && typeof result !== 'boolean') {
+          this.#consume(result, resultRule)
+          return
+        }
+        if (!this.isOpen) return
+        if (result === false) break
+        this.connection.flush()
+        if (!await this.connection.room()) return
+        await turn.over
+        if (!this.isOpen) return
+        idleRounds = hasWaited || bytes !== this.bytes ? 0 : idleRounds + 1
+        if (idleRounds === mostIdleRounds) throw new FST_STREAM_SPINNING(mostIdleRounds)
+      }
+    } catch (error) {
+      this.end('failed', error)
+      return
+    }
+    this.end('completed')
+  }
+
+  #push (chunk: string | Uint8Array): Promise<boolean> {
+    this.#hasBegun = true
+    return this.push(chunk, 0)
+  }
+
+  #consume (source: unknown, rule: string): void {
+    if (!this.isOpen) return releaseUnread(source)
+    let opened
+    try {
+      opened = openChunks(source)
+      if (opened === undefined) throw new FST_STREAM_INVALID_SOURCE(rule, shown(source))
+    } catch (error) {
+      releaseUnread(source)
+      this.end('failed', error)
+      return
+    }
+    void this.read(opened)
+  }
+
+  #jsonLine (value: unknown): string {
+    let text: unknown
+    try {
+      text = this.options.serialize(value)
+    } catch (cause) {
+      const error = new FST_STREAM_INVALID_CHUNK('a value that serializes', shown(value))
+      error.cause = cause
+      throw error
+    }
+    if (typeof text !== 'string' || text.includes('\n')) {
+      throw new FST_STREAM_INVALID_CHUNK(`a value that serializes to one line, not to ${JSON.stringify(shown(text))}`, shown(value))
+    }
+    return `${text}\n`
+  }
+}
+
+/** Whether the event loop has turned since, and when it will have. */
+class Turn {
+  isOver = false
+  readonly over = new Promise<void>(resolve => setImmediate(() => {
+    this.isOver = true
+    resolve()
+  }))
+}
+
+class PublicStreamWriter implements StreamWriter {
+  readonly #stream: StreamWriterReply
+  readonly closed: Promise<StreamOutcome>
+  readonly write: StreamWriter['write']
+  readonly writef: StreamWriter['writef']
+  readonly writeln: StreamWriter['writeln']
+  readonly json: StreamWriter['json']
+  readonly flush: StreamWriter['flush']
+  readonly end: StreamWriter['end']
+
+  constructor (stream: StreamWriterReply) {
+    this.#stream = stream
+    this.closed = stream.closed
+    this.write = chunk => stream.write(chunk)
+    this.writef = (text, ...args) => stream.write(format(text, ...args))
+    this.writeln = text => stream.writeln(text)
+    this.json = value => stream.json(value)
+    this.flush = () => stream.flush()
+    this.end = chunk => stream.finish(chunk)
+  }
+
+  get signal (): AbortSignal { return this.#stream.signal }
+  get round (): number { return this.#stream.round }
+  get bytes (): number { return this.#stream.bytes }
+  get bufferedBytes (): number { return this.#stream.bufferedBytes }
+}
+
+function checkedChunk (chunk: unknown): string | Uint8Array {
+  if (typeof chunk === 'string') {
+    if (chunk.isWellFormed()) return chunk
+    throw new FST_STREAM_INVALID_CHUNK('well-formed Unicode when it is a string (a character is cut in half)', shown(chunk))
+  }
+  if (types.isUint8Array(chunk)) return chunk
+  throw new FST_STREAM_INVALID_CHUNK(chunkRule, shown(chunk))
+}
