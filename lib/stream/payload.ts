@@ -9,7 +9,7 @@ import { releaseUnread } from './source.ts'
 
 /** The stream that has taken a reply. */
 export interface ReplyOwner {
-  /** Fastify pipes the payload into the raw response (`sink` is the response) or a hook pipes it elsewhere (`sink` is the payload). */
+  /** Fastify pipes the payload into the raw response (`sink` is the response), or a hook reads it (`sink` is the payload). */
   attach (sink: Sink): void
   /** The handler threw or rejected. */
   handlerFailed (error: unknown): void
@@ -32,6 +32,7 @@ export class Payload extends Readable implements Sink {
   readonly #owner: ReplyOwner
   #listenersBefore: unknown[][] = []
   #acknowledgements: Array<() => void> = []
+  #isRead = false
 
   constructor (response: RawResponse, owner: ReplyOwner) {
     super()
@@ -46,10 +47,7 @@ export class Payload extends Readable implements Sink {
   }
 
   override pipe<T extends NodeJS.WritableStream> (destination: T, options?: { end?: boolean }): T {
-    if (destination as unknown !== this.#response) {
-      this.#owner.attach(this)
-      return super.pipe(destination, options)
-    }
+    if (destination as unknown !== this.#response) return super.pipe(destination, options)
     this.#dropListenersOfFastify()
     this.#owner.attach(this.#response as unknown as Sink)
     return destination
@@ -69,7 +67,12 @@ export class Payload extends Readable implements Sink {
     this.push(null)
   }
 
+  // A hook reads the payload itself, or pipes it elsewhere.
   override _read (): void {
+    if (!this.#isRead) {
+      this.#isRead = true
+      this.#owner.attach(this)
+    }
     const acknowledgements = this.#acknowledgements
     this.#acknowledgements = []
     for (const acknowledge of acknowledgements) acknowledge()
