@@ -100,7 +100,7 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
   #controller: AbortController | undefined
   readonly #turns = new Turns()
   #abortedFor: StreamOutcome['reason'] | undefined
-  #commitTimer: NodeJS.Immediate | NodeJS.Timeout | undefined
+  #commitTimer: NodeJS.Timeout | undefined
   #expiry: NodeJS.Timeout | undefined
   #forgetSignal: (() => void) | undefined
 
@@ -179,7 +179,7 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
   /** Hands the stream to Fastify: its onSend hooks run, and the head is sent. */
   protected commit (): void {
     if (this.#phase !== 'idle') return
-    this.#clearCommitTimer()
+    clearTimeout(this.#commitTimer)
     this.#phase = 'sending'
     this.#prepareHead()
     try {
@@ -393,7 +393,7 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
   #commitLater (): void {
     const { commitAfter } = this.options
     if (this.#phase !== 'idle' || !this.isOpen || commitAfter === Infinity) return
-    if (commitAfter === 0) this.#commitTimer = setImmediate(() => this.commit())
+    if (commitAfter === 0) setImmediate(() => { if (this.isOpen) this.commit() })
     else this.#commitTimer = setTimeout(() => this.commit(), commitAfter)
   }
 
@@ -456,14 +456,9 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
 
   #clearTimers (): void {
     clearTimeout(this.#expiry)
-    this.#clearCommitTimer()
+    clearTimeout(this.#commitTimer)
     this.#forgetSignal?.()
     this.#forgetSignal = undefined
-  }
-
-  #clearCommitTimer (): void {
-    clearImmediate(this.#commitTimer as NodeJS.Immediate)
-    clearTimeout(this.#commitTimer as NodeJS.Timeout)
   }
 }
 
