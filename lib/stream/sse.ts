@@ -5,7 +5,7 @@
 import type { FastifyReply } from 'fastify'
 import { FST_STREAM_INVALID_SOURCE, shown } from '../errors.ts'
 import { eventStreamCallRules, isPlainObject, pickRetry, resolveCallOptions, type ResolvedOptions } from '../options.ts'
-import { commentLines, encodeEvent, END_ID, isComment, retryLine, type EventItem } from './encode.ts'
+import { encodeEvent, END_ID, isComment, retryLine, type EventItem } from './encode.ts'
 import { readLastEventId } from './last-event-id.ts'
 import { Lifecycle, type Farewell, type Host, type StreamOutcome } from './lifecycle.ts'
 import { claim } from './payload.ts'
@@ -119,7 +119,10 @@ class EventStreamReply extends Lifecycle {
 
   protected prelude (): string {
     const { retry } = this.options
-    return retry === undefined ? '' : retryLine(pickRetry(retry))
+    const line = retry === undefined ? '' : retryLine(pickRetry(retry))
+    // It goes before blocks that wait for the head, and does not stand between them and what follows.
+    this.#bytesAfterRelay += line.length
+    return line
   }
 
   protected farewell (reason: StreamOutcome['reason'], error: unknown): Farewell {
@@ -152,7 +155,8 @@ class EventStreamReply extends Lifecycle {
   }
 
   get #public (): EventStream {
-    return this.#publicStream ??= new PublicEventStream(this)
+    this.#publicStream ??= new PublicEventStream(this)
+    return this.#publicStream
   }
 
   #call (source: EventSourceFunction): void {
@@ -179,13 +183,14 @@ class EventStreamReply extends Lifecycle {
       releaseUnread(source)
       return this.end('failed', error)
     }
-    void this.read(opened)
+    this.read(opened)
   }
 
   #relay ({ bytes, events, continuesLineBreak }: RelayedBlocks): void {
     // The line break was CR alone if something of ours stands between.
     const isInterrupted = continuesLineBreak && this.connection.bytes !== this.#bytesAfterRelay
-    this.accept(isInterrupted ? bytes.subarray(1) : bytes, events)
+    const rest = isInterrupted ? bytes.subarray(1) : bytes
+    if (rest.length > 0) this.accept(rest, events)
     this.#bytesAfterRelay = this.connection.bytes
   }
 
@@ -194,6 +199,8 @@ class EventStreamReply extends Lifecycle {
     if (onError !== undefined) {
       try {
         const event = onError(error, this.reply.request)
+        // Refused below; it must not be able to kill the process as well.
+        if (isPromiseLike(event)) event.then(noop, noop)
         return event === null ? '' : encodeEvent(event, serialize)
       } catch (cause) {
         this.reply.log.error({ err: cause }, 'onError failed')

@@ -18,11 +18,12 @@ export class Turns {
 
   /** Resolves after the next turn, in which what was written by now leaves. Callers of one turn share it. */
   turn (bytes: number): Promise<void> {
-    return this.#turning ??= new Promise(resolve => setImmediate(() => {
+    this.#turning ??= new Promise(resolve => setImmediate(() => {
       this.#turning = undefined
       this.#bytes = bytes
       this.#since = performance.now()
       resolve()
     }))
+    return this.#turning
   }
 }
