@@ -286,6 +286,9 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     if (this.#phase === 'open' || this.#phase === 'refused') return
     this.#phase = 'refused'
     this.end('failed', error)
+    // It may have ended in another way before: the client gets the error all the same.
+    this.#reason = 'failed'
+    this.#error = error
     this.#giveBack()
   }
 
@@ -411,7 +414,7 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
 
   #endBeforeHead (reason: StreamOutcome['reason'], error: unknown): void {
     if (reason === 'overflow') return this.connection.cut()
-    const reply = reason === 'failed' ? error : this.errorReply(reason)
+    const reply = reason === 'failed' ? replyable(error, this.reply) : this.errorReply(reason)
     if (reply !== undefined) this.#refuse(reply)
     else this.commit()
   }
@@ -419,14 +422,13 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
   /** Becomes an ordinary error reply of Fastify: now, or when the hooks that are running have ended. */
   #refuse (error: unknown): void {
     if (this.#phase === 'refused') return
-    const refusal = error instanceof Error || isSendingError(this.reply) ? error : sourceFailed(error)
     if (this.#phase === 'sending' && this.#refusal === undefined) {
-      this.#refusal = refusal
+      this.#refusal = error
       return
     }
     this.#phase = 'refused'
     this.#giveBack()
-    sendOwned(this.reply, refusal)
+    sendOwned(this.reply, error)
   }
 
   /** Takes our headers off again, and lets anybody send on the reply. */
@@ -472,8 +474,8 @@ const no = Promise.resolve(false)
 
 function noop (): void {}
 
-function sourceFailed (cause: unknown): Error {
-  const error = new FST_STREAM_SOURCE_FAILED()
-  error.cause = cause
-  return error
+/** What Fastify can send as an error: an Error, or whatever a handler has thrown. */
+function replyable (error: unknown, reply: FastifyReply): unknown {
+  if (error instanceof Error || (error !== undefined && isSendingError(reply))) return error
+  return Object.assign(new FST_STREAM_SOURCE_FAILED(), { cause: error })
 }

@@ -67,9 +67,9 @@ export class Payload extends Readable implements Sink {
     this.push(null)
   }
 
-  // A hook reads the payload itself, or pipes it elsewhere.
+  // A hook reads the payload itself, or pipes it elsewhere. Fastify throws away the payload of a 204 by reading it.
   override _read (): void {
-    if (!this.#isRead) {
+    if (!this.#isRead && !this.#response.writableEnded) {
       this.#isRead = true
       this.#owner.attach(this)
     }
@@ -166,11 +166,11 @@ const ownedProperties: PropertyDescriptorMap = {
 
 function sendWhileOwned (this: FastifyReply, ...args: unknown[]): FastifyReply {
   const [payload] = args
-  // A handler that forgot to return the promise of its stream.
-  if (args.length === 1 && payload === undefined) return this
+  // A handler that forgot to return the promise of its stream sends one `undefined`.
+  const isForgotten = args.length === 1 && payload === undefined
   if (payload instanceof Error || isSendingError(this)) {
     ownerOf(this)?.handlerFailed(payload)
-  } else {
+  } else if (!isForgotten) {
     this.log.warn({ err: new FST_STREAM_ALREADY_STREAMING() }, 'reply.send() is ignored on a reply that streams')
   }
   return this
