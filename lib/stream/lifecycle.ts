@@ -182,12 +182,7 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     clearTimeout(this.#commitTimer)
     this.#phase = 'sending'
     this.#prepareHead()
-    try {
-      sendOwned(this.reply, new Payload(this.reply.raw, this))
-    } catch (error) {
-      // A header that Node refuses, for example.
-      this.end('failed', error)
-    }
+    sendOwned(this.reply, new Payload(this.reply.raw, this))
   }
 
   /** Reads `source` to its end, as fast as the client takes it; it is released when the stream ends. */
