@@ -234,6 +234,31 @@ t.test('maxBuffered does not concern a source that is asked for its items', asyn
   t.match(await outcome(), { reason: 'completed', events: 2 })
 })
 
+t.test('clients that never read hold next to nothing of the 100 MB that each is offered', async t => {
+  const streams: EventStream[] = []
+  const text = 'x'.repeat(50_000)
+  const { port, outcome } = await serve(t, (request, reply) => reply.sse(stream => {
+    streams.push(stream)
+    // The fifth is sent everything without a look at what is left of it.
+    if (streams.length === 5) for (let i = 0; i < 2000; i++) stream.send(text)
+    return streams.length % 2 === 0
+      ? (function * () { for (let i = 0; i < 2000; i++) yield text })()
+      : (async function * () { for (let i = 0; i < 2000; i++) yield text })()
+  }))
+  for (let i = 1; i <= 5; i++) {
+    open(t, port).socket.pause()
+    await eventually(() => streams.length === i)
+  }
+  let last = -1
+  for (const bytes = () => streams.reduce((sum, stream) => sum + stream.bytes, 0); bytes() !== last; await turn(50)) last = bytes()
+  t.match(await outcome(), { reason: 'overflow' })
+  t.equal(streams[4].isOpen, false)
+  for (const stream of streams.slice(0, 4)) {
+    t.equal(stream.isOpen, true)
+    t.ok(stream.bufferedBytes < 200_000, `${stream.bufferedBytes} bytes wait`)
+  }
+})
+
 t.test('events that are ready in the same turn share one write', async t => {
   let stream!: EventStream
   const { port } = await serve(t, async (request, reply) => { stream = await reply.sse() })
