@@ -1,5 +1,6 @@
 import '../fixtures/guard.ts'
 import { get } from 'node:http'
+import type { Socket } from 'node:net'
 import t from 'tap'
 import { eventually, turn } from '../fixtures/clock.ts'
 import { fetchRaw, open } from '../fixtures/raw.ts'
@@ -299,6 +300,23 @@ t.test('every event leaves at once, also while the source waits for something el
   await client.until('data: two\n\n')
   next()
   await client.end()
+})
+
+t.test('an event that is sent is with the system before the event loop turns', async t => {
+  let stream!: EventStream
+  let socket!: Socket
+  const { port } = await serve(t, async (request, reply) => {
+    socket = request.raw.socket
+    stream = await reply.sse()
+  })
+  await open(t, port).until('\r\n\r\n')
+  const before = socket.bytesWritten
+  let hasTurned = false
+  setImmediate(() => { hasTurned = true })
+  stream.send('one')
+  for (let ticks = 0; ticks < 10; ticks++) await new Promise<void>(resolve => process.nextTick(resolve))
+  t.ok(socket.bytesWritten > before)
+  t.equal(hasTurned, false)
 })
 
 t.test('what send() and comment() are given leaves at once, also when nobody awaits it', async t => {
