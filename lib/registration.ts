@@ -94,7 +94,8 @@ export class Registration implements Host {
   closed (stream: Lifecycle, outcome: StreamOutcome, isErrorReply: boolean): void {
     const { kind, reply } = stream
     this.#dismiss(stream)
-    if (this.#open.delete(stream)) {
+    const wasOpen = this.#open.delete(stream)
+    if (wasOpen) {
       this.#closed[outcome.reason]++
       this.#events += outcome.events
       this.#bytes += outcome.bytes
@@ -106,9 +107,9 @@ export class Registration implements Host {
         reply.log.error({ err: error }, 'onClose failed')
       }
     }
-    if (isErrorReply) return
-    this.#log(reply, kind, outcome)
-    publishClose(kind, reply, outcome)
+    // Fastify logs the error that it has sent. A stream that was open, until a hook which reads it failed, has its close.
+    if (!isErrorReply) this.#log(reply, kind, outcome)
+    if (wasOpen) publishClose(kind, reply, outcome)
   }
 
   /** Ends every stream; resolves when all are closed, within the time that clients and writers have for it. */

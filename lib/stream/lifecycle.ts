@@ -7,7 +7,7 @@ import type { ResolvedLimits, ResolvedOptions } from '../options.ts'
 import { Connection, type ConnectionEvents, type Sink } from './connection.ts'
 import { retryLine } from './encode.ts'
 import type { Beating, Heartbeats } from './heartbeat.ts'
-import { disown, emptyPayload, hasTrailers, isSendingError, own, Payload, sendOwned, type ReplyOwner } from './payload.ts'
+import { clearHandlerTimeout, disown, emptyPayload, hasTrailers, isSendingError, own, Payload, sendOwned, type ReplyOwner } from './payload.ts'
 import { onAbort } from './abort.ts'
 import { isPromiseLike, releaseUnread, type Source } from './source.ts'
 import { Turns } from './turns.ts'
@@ -264,7 +264,8 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     if (this.#refusal === undefined && hasTrailers(this.reply)) this.end('failed', new FST_STREAM_TRAILER())
     if (this.#refusal !== undefined) return this.#refuse(this.#refusal)
     this.#phase = 'open'
-    // Takes Fastify's handlerTimeout away. A body that a hook passes on may still become Fastify's error reply.
+    clearHandlerTimeout(this.reply)
+    // A body that a hook passes on may still become Fastify's error reply.
     if (!(sink instanceof Payload)) this.reply.hijack()
     this.#reportOpened()
     this.connection.attach(sink, this.prelude())
@@ -278,7 +279,7 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
   }
 
   replacedByError (error: unknown): void {
-    if (this.#phase === 'open' || this.#phase === 'refused') return
+    if (this.#phase === 'refused') return
     this.#phase = 'refused'
     this.end('failed', error)
     // It may have ended in another way before: the client gets the error all the same.
@@ -400,6 +401,8 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     for (const [name, value] of Object.entries(this.contentHeaders())) this.#setHeader(name, value)
     if (!reply.hasHeader('cache-control')) this.#setHeader('cache-control', 'no-cache, no-transform')
     if (!reply.hasHeader('x-accel-buffering')) this.#setHeader('x-accel-buffering', 'no')
+    // A hook that compresses says so before it has read anything; an error in place of the stream is not compressed yet.
+    if (!reply.hasHeader('content-encoding')) this.#headers.push('content-encoding')
   }
 
   #setHeader (name: string, value: string): void {

@@ -2,7 +2,7 @@
  * How a stream goes through `reply.send()`: what Fastify gets to pipe, and who else may send on that reply meanwhile.
  */
 import { Readable } from 'node:stream'
-import type { FastifyReply } from 'fastify'
+import type { FastifyReply, FastifyRequest } from 'fastify'
 import { FST_STREAM_ALREADY_STREAMING } from '../errors.ts'
 import type { RawResponse, Sink } from './connection.ts'
 import { releaseUnread } from './source.ts'
@@ -151,10 +151,15 @@ export function isSendingError (reply: FastifyReply): boolean {
   return internal(reply, 'fastify.reply.isError') === true
 }
 
-// Fastify has no public word for these two; test/payload holds that they are there on every version that CI runs.
-function internal (reply: FastifyReply, description: string): unknown {
-  const key = Object.getOwnPropertySymbols(reply).find(symbol => symbol.description === description)
-  return key === undefined ? undefined : (reply as OwnedReply)[key]
+/** Takes Fastify's handlerTimeout away, which would cut a stream that has its head. */
+export function clearHandlerTimeout (reply: FastifyReply): void {
+  clearTimeout(internal(reply.request, 'fastify.request.timeoutTimer') as NodeJS.Timeout | undefined)
+}
+
+// Fastify has no public word for these; test/stream/payload holds that they are there on every version that CI runs.
+function internal (owner: FastifyReply | FastifyRequest, description: string): unknown {
+  const key = Object.getOwnPropertySymbols(owner).find(symbol => symbol.description === description)
+  return key === undefined ? undefined : (owner as unknown as Record<symbol, unknown>)[key]
 }
 
 const ownedProperties: PropertyDescriptorMap = {
