@@ -173,19 +173,13 @@ export class Connection {
     if (this.#sink !== undefined) this.#scheduleFlush()
   }
 
-  /** Ends the body so that the client can see it is not whole. */
+  /** Ends the body so that the client can see it is not whole; what was written by now is on its way before. */
   cut (): void {
-    const response = this.#response
+    if (!this.#ending) this.flush()
     this.#ending = true
     this.#ended = true
-    if (isHttp2(response)) {
-      response.stream.close(constants.NGHTTP2_INTERNAL_ERROR)
-    } else if (response.headersSent && !response.chunkedEncoding && isTcp(response.socket)) {
-      // Without chunks a body ends where the connection does: only a reset says that it is not whole.
-      response.socket.resetAndDestroy()
-    } else {
-      response.destroy()
-    }
+    // Node holds what is written in one tick together, and destroy() would drop it.
+    process.nextTick(destroy, this.#response)
   }
 
   #enqueue (chunk: string | Uint8Array, length: number): void {
@@ -311,6 +305,17 @@ function isOver (request: IncomingMessage, response: RawResponse): boolean {
 
 function isHttp2 (response: RawResponse): response is Http2ServerResponse {
   return 'stream' in response
+}
+
+function destroy (response: RawResponse): void {
+  if (isHttp2(response)) {
+    response.stream.close(constants.NGHTTP2_INTERNAL_ERROR)
+  } else if (response.headersSent && !response.chunkedEncoding && isTcp(response.socket)) {
+    // Without chunks a body ends where the connection does: only a reset says that it is not whole.
+    response.socket.resetAndDestroy()
+  } else {
+    response.destroy()
+  }
 }
 
 function isTcp (socket: ServerResponse['socket']): socket is NonNullable<ServerResponse['socket']> {

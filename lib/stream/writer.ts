@@ -4,7 +4,7 @@
 import { format, types } from 'node:util'
 import type { FastifyReply } from 'fastify'
 import {
-  FST_STREAM_INVALID_CHUNK, FST_STREAM_INVALID_SOURCE, FST_STREAM_SPINNING, FST_STREAM_UNAVAILABLE, shown
+  FST_STREAM_INVALID_CHUNK, FST_STREAM_INVALID_SOURCE, FST_STREAM_SPINNING, FST_STREAM_UNAVAILABLE, kindOf, shown
 } from '../errors.ts'
 import { resolveCallOptions, writerCallRules, type ResolvedOptions } from '../options.ts'
 import { Lifecycle, type Farewell, type Host, type StreamOutcome } from './lifecycle.ts'
@@ -60,6 +60,7 @@ const mostIdleRounds = 1000
 const sourceRule = 'a callback, an (async) iterable or a stream'
 const resultRule = 'what a callback returns: false, true, undefined, an (async) iterable or a stream'
 const chunkRule = 'a string or a Uint8Array; for an object use writer.json(row)'
+const lineRule = 'a value that serializes to one line of text'
 const no = Promise.resolve(false)
 
 /**
@@ -81,27 +82,26 @@ class StreamWriterReply extends Lifecycle {
   #hasBegun = false
 
   write (chunk: unknown): Promise<boolean> {
-    if (!this.isOpen) return no
-    try {
-      return this.#push(checkedChunk(chunk))
-    } catch (error) {
-      return this.reject(error)
-    }
+    return this.#attempt(() => this.#push(checkedChunk(chunk)))
+  }
+
+  writef (text: string, args: unknown[]): Promise<boolean> {
+    return this.#attempt(() => this.#push(checkedChunk(format(text, ...args))))
   }
 
   writeln (text: unknown = ''): Promise<boolean> {
-    return this.write(typeof text === 'string' ? `${text}\n` : text)
+    return this.#attempt(() => {
+      if (typeof text !== 'string') throw new FST_STREAM_INVALID_CHUNK('a string in writeln(text)', kindOf(text))
+      return this.#push(checkedChunk(`${text}\n`))
+    })
   }
 
   json (value: unknown): Promise<boolean> {
-    if (!this.isOpen) return no
-    try {
+    return this.#attempt(() => {
       const line = checkedChunk(this.#jsonLine(value))
       this.#isJson ||= !this.#hasBegun
       return this.#push(line)
-    } catch (error) {
-      return this.reject(error)
-    }
+    })
   }
 
   flush (): Promise<boolean> {
@@ -113,15 +113,12 @@ class StreamWriterReply extends Lifecycle {
   }
 
   finish (chunk: unknown): Promise<boolean> {
-    if (!this.isOpen) return no
-    try {
+    return this.#attempt(() => {
       if (chunk !== undefined) void this.#push(checkedChunk(chunk))
-    } catch (error) {
-      return this.reject(error)
-    }
-    const isAccepted = Promise.resolve(this.isOpen)
-    this.end('completed')
-    return isAccepted
+      const isAccepted = Promise.resolve(this.isOpen)
+      this.end('completed')
+      return isAccepted
+    })
   }
 
   protected isDone (): boolean {
@@ -161,11 +158,11 @@ class StreamWriterReply extends Lifecycle {
 
   async #loop (callback: StreamWriterCallback): Promise<void> {
     const writer = new PublicStreamWriter(this)
+    let turn = new Turn()
     let idleRounds = 0
     try {
       for (;; this.round++) {
         const { bytes } = this
-        const turn = new Turn()
         let result: unknown = callback(writer)
         if (isPromiseLike(result)) result = await result
         const hasWaited = turn.isOver
@@ -173,20 +170,29 @@ class StreamWriterReply extends Lifecycle {
           this.#consume(result, resultRule)
           return
         }
-        if (!this.isOpen) return
         if (result === false) break
         this.connection.flush()
-        if (!await this.connection.room()) return
-        await turn.over
-        if (!this.isOpen) return
+        await this.connection.room()
         idleRounds = hasWaited || bytes !== this.bytes ? 0 : idleRounds + 1
         if (idleRounds === mostIdleRounds) throw new FST_STREAM_SPINNING(mostIdleRounds)
+        turn = new Turn()
+        await turn.begun
+        if (!this.isOpen) return
       }
     } catch (error) {
       this.end('failed', error)
       return
     }
     this.end('completed')
+  }
+
+  #attempt (send: () => Promise<boolean>): Promise<boolean> {
+    if (!this.isOpen) return no
+    try {
+      return send()
+    } catch (error) {
+      return this.reject(error)
+    }
   }
 
   #push (chunk: string | Uint8Array): Promise<boolean> {
@@ -213,24 +219,22 @@ class StreamWriterReply extends Lifecycle {
     try {
       text = this.options.serialize(value)
     } catch (cause) {
-      const error = new FST_STREAM_INVALID_CHUNK('a value that serializes', shown(value))
-      error.cause = cause
-      throw error
+      throw Object.assign(new FST_STREAM_INVALID_CHUNK(lineRule, kindOf(value)), { cause })
     }
-    if (typeof text !== 'string' || text.includes('\n')) {
-      throw new FST_STREAM_INVALID_CHUNK(`a value that serializes to one line, not to ${JSON.stringify(shown(text))}`, shown(value))
-    }
+    if (typeof text !== 'string' || text.includes('\n')) throw new FST_STREAM_INVALID_CHUNK(lineRule, kindOf(value))
     return `${text}\n`
   }
 }
 
-/** Whether the event loop has turned since, and when it will have. */
+/** One turn of the event loop: the next round begins with it. */
 class Turn {
+  /** What is still pending now waits for a timer, a socket or another turn. */
   isOver = false
-  readonly over = new Promise<void>(resolve => setImmediate(() => {
-    this.isOver = true
-    resolve()
-  }))
+  readonly begun = new Promise<void>(resolve => {
+    setImmediate(resolve)
+    // Right behind the first: a round of microtasks alone has ended by then, and no timer and no socket had its turn yet.
+    setImmediate(() => { this.isOver = true })
+  })
 }
 
 class PublicStreamWriter implements StreamWriter {
@@ -247,7 +251,7 @@ class PublicStreamWriter implements StreamWriter {
     this.#stream = stream
     this.closed = stream.closed
     this.write = chunk => stream.write(chunk)
-    this.writef = (text, ...args) => stream.write(format(text, ...args))
+    this.writef = (text, ...args) => stream.writef(text, args)
     this.writeln = text => stream.writeln(text)
     this.json = value => stream.json(value)
     this.flush = () => stream.flush()
@@ -263,8 +267,8 @@ class PublicStreamWriter implements StreamWriter {
 function checkedChunk (chunk: unknown): string | Uint8Array {
   if (typeof chunk === 'string') {
     if (chunk.isWellFormed()) return chunk
-    throw new FST_STREAM_INVALID_CHUNK('well-formed Unicode when it is a string (a character is cut in half)', shown(chunk))
+    throw new FST_STREAM_INVALID_CHUNK('well-formed Unicode when it is a string (a character is cut in half)', kindOf(chunk))
   }
   if (types.isUint8Array(chunk)) return chunk
-  throw new FST_STREAM_INVALID_CHUNK(chunkRule, shown(chunk))
+  throw new FST_STREAM_INVALID_CHUNK(chunkRule, kindOf(chunk))
 }
