@@ -189,8 +189,7 @@ class EventStreamReply extends Lifecycle {
   #relay ({ bytes, events, continuesLineBreak }: RelayedBlocks): void {
     // The line break was CR alone if something of ours stands between.
     const isInterrupted = continuesLineBreak && this.connection.bytes !== this.#bytesAfterRelay
-    const rest = isInterrupted ? bytes.subarray(1) : bytes
-    if (rest.length > 0) this.accept(rest, events)
+    this.accept(isInterrupted ? bytes.subarray(1) : bytes, events)
     this.#bytesAfterRelay = this.connection.bytes
   }
 
