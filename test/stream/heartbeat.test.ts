@@ -67,6 +67,23 @@ t.test('heartbeat: 0 sends none', async t => {
   t.equal(beatsIn(client.received), 0)
 })
 
+t.test('heartbeat: 0 sends none beside streams that have heartbeats', async t => {
+  let stream!: EventStream
+  const { port } = await serve(t, async (request, reply) => {
+    const isOff = request.url === '/?off'
+    const opened = await reply.sse({ heartbeat: isOff ? 0 : 1000 })
+    if (isOff) stream = opened
+  })
+  const clock = fakeClock(t)
+  const [off, on] = [open(t, port, { path: '/?off' }), open(t, port)]
+  await Promise.all([off.until('\r\n\r\n'), on.until('\r\n\r\n')])
+  clock.tick(1500)
+  await on.until(beat)
+  stream.send('later')
+  await off.until('later')
+  t.equal(beatsIn(off.received), 0)
+})
+
 t.test('no heartbeat while bytes wait for the client', async t => {
   let stream!: EventStream
   const { port } = await serve(t, async (request, reply) => { stream = await reply.sse({ heartbeat: 1000, writeTimeout: 0 }) })
