@@ -9,6 +9,7 @@ import { pickRetry, type ResolvedLimits } from './options.ts'
 import { Heartbeats } from './stream/heartbeat.ts'
 import { outcomeReasons, type Host, type Lifecycle, type Refusal, type StreamOutcome } from './stream/lifecycle.ts'
 import { SessionCloser } from './stream/sessions.ts'
+import { isPromiseLike } from './stream/source.ts'
 
 /** Counts of a registration since it was made; those of open streams are in them. */
 export interface StreamingStats {
@@ -27,8 +28,10 @@ export interface StreamingStats {
 /** Outcomes that somebody should look at. */
 const troubles = new Set<StreamOutcome['reason']>(['stalled', 'overflow', 'failed'])
 
-// What a client has to take its farewell in; the socket of one that takes nothing is cut then.
+// Milliseconds that a client has to take its farewell in; the connection of one that takes nothing is cut then.
 const farewellTime = 500
+// The same for the error reply of a writer that has no head when its grace is over; all in all less than a second.
+const refusalTime = 250
 
 export class Registration implements Host {
   readonly heartbeats = new Heartbeats()
@@ -81,7 +84,9 @@ export class Registration implements Host {
       this.#perClient.set(key, count + 1)
     }
     this.#admitted.set(stream, key as string | undefined)
-    this.#sessions.add(stream.reply.raw)
+    // One that comes while the app closes.
+    const late = this.isClosing ? finish([stream], farewellTime, stream => stream.cut()) : undefined
+    this.#sessions.add(stream.reply.raw, late)
     return undefined
   }
 
@@ -100,11 +105,14 @@ export class Registration implements Host {
       this.#events += outcome.events
       this.#bytes += outcome.bytes
     }
+    const logFailure = (error: unknown) => reply.log.error({ err: error }, 'onClose failed')
     for (const onClose of stream.closeListeners) {
       try {
-        onClose(outcome, reply.request)
+        const result: unknown = onClose(outcome, reply.request)
+        // An async listener that rejects must not be able to kill the process.
+        if (isPromiseLike(result)) result.then(undefined, logFailure)
       } catch (error) {
-        reply.log.error({ err: error }, 'onClose failed')
+        logFailure(error)
       }
     }
     // Fastify logs the error that it has sent. A stream that was open, until a hook which reads it failed, has its close.
@@ -120,14 +128,16 @@ export class Registration implements Host {
     const eventStreams = streams.filter(stream => stream.kind === 'sse')
     const writers = streams.filter(stream => stream.kind === 'writer')
     for (const stream of eventStreams) stream.end('shutdown')
-    await Promise.all([
+    const closed = Promise.all([
       finish(eventStreams, farewellTime, stream => stream.cut()),
       finish(writers, grace, stream => {
+        // One that has ended by itself waits for its client only.
+        if (!stream.isOpen) return stream.cut()
         stream.end('shutdown')
-        stream.cut()
-      }),
-      this.#sessions.close(grace)
+        void finish([stream], refusalTime, stream => stream.cut())
+      })
     ])
+    await Promise.all([closed, this.#sessions.close(grace, closed)])
   }
 
   #refusal (stream: Lifecycle, error: Error): Refusal {

@@ -255,8 +255,9 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     else if (this.#phase === 'idle' || this.#phase === 'sending') this.#endBeforeHead(reason, error)
   }
 
-  /** Cuts a stream that has had its time to end. */
+  /** Cuts a stream that has had its time to end, as the app closes. */
   cut (): void {
+    if (this.#reason === 'completed') this.#reason = 'shutdown'
     this.connection.cut()
   }
 
