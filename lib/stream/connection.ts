@@ -129,7 +129,8 @@ export class Connection {
     this.lastWrite = performance.now()
     sink.on('drain', this.#onDrain)
     // An idle time limit of the server must not cut a stream that has nothing to say.
-    if (!isHttp2(this.#response)) this.#response.socket?.setTimeout?.(0)
+    // The socket is the request's: a response that is queued behind another has none yet.
+    if (!isHttp2(this.#response)) this.#request.socket.setTimeout?.(0)
     this.#scheduleFlush()
   }
 
