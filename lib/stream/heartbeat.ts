@@ -76,7 +76,6 @@ export class Heartbeats {
       if (bucket.size === 0) this.#buckets.delete(due)
     }
     const next = Math.min(...this.#buckets.keys())
-    if (next === Infinity) this.#timerAt = Infinity
-    else this.#schedule(next)
+    if (next !== Infinity) this.#schedule(next)
   }
 }
