@@ -433,7 +433,11 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
   /** Takes our headers off again, and lets anybody send on the reply. */
   #giveBack (): void {
     disown(this.reply)
-    for (const name of this.#headers) this.reply.removeHeader(name)
+    for (const name of this.#headers) {
+      this.reply.removeHeader(name)
+      // Fastify before 5.12 leaves there what it has copied to the response.
+      this.reply.raw.removeHeader(name)
+    }
   }
 
   #conclude (): void {

@@ -3,10 +3,13 @@ import compress from '@fastify/compress'
 import t from 'tap'
 import { PassThrough, pipeline, Readable, Transform } from 'node:stream'
 import { constants, gunzipSync } from 'node:zlib'
-import type { FastifyInstance, FastifyReply } from 'fastify'
+import fastify, { type FastifyInstance, type FastifyReply } from 'fastify'
 import { eventually, turn } from '../fixtures/clock.ts'
 import { dechunk, fetchRaw, open } from '../fixtures/raw.ts'
 import { serve, type TestServer } from '../fixtures/server.ts'
+
+// Not there in every version of Fastify that this package works with.
+const hasHandlerTimeout = 'handlerTimeout' in fastify().initialConfig
 
 const silence = (): undefined => {}
 
@@ -233,7 +236,7 @@ t.test('a hook that pipes the payload', async t => {
     t.match(await server.outcome(), { reason: 'disconnected' })
   })
 
-  t.test('is not cut by handlerTimeout after the head', async t => {
+  t.test('is not cut by handlerTimeout after the head', { skip: hasHandlerTimeout ? false : 'this Fastify has no handlerTimeout' }, async t => {
     const server = await serve(t, silence, {}, app => {
       onStream(payload => payload.pipe(upperCase()))(app)
       app.get('/slow', { handlerTimeout: 50 }, async (request, reply) => {
