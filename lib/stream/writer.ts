@@ -79,34 +79,33 @@ class StreamWriterReply extends Lifecycle {
   readonly kind = 'writer'
   round = 0
   #isJson = false
-  #hasBegun = false
 
   write (chunk: unknown): Promise<boolean> {
-    return this.#attempt(() => this.#push(checkedChunk(chunk)))
+    return this.#attempt(() => this.push(checkedChunk(chunk), 0))
   }
 
   writef (text: string, args: unknown[]): Promise<boolean> {
-    return this.#attempt(() => this.#push(checkedChunk(format(text, ...args))))
+    return this.#attempt(() => this.push(checkedChunk(format(text, ...args)), 0))
   }
 
   writeln (text: unknown = ''): Promise<boolean> {
     return this.#attempt(() => {
       if (typeof text !== 'string') throw new FST_STREAM_INVALID_CHUNK('a string in writeln(text)', kindOf(text))
-      return this.#push(checkedChunk(`${text}\n`))
+      return this.push(checkedChunk(`${text}\n`), 0)
     })
   }
 
   json (value: unknown): Promise<boolean> {
     return this.#attempt(() => {
       const line = checkedChunk(this.#jsonLine(value))
-      this.#isJson ||= !this.#hasBegun
-      return this.#push(line)
+      // Counts for the head only, which the first write sends.
+      this.#isJson = true
+      return this.push(line, 0)
     })
   }
 
   flush (): Promise<boolean> {
     if (!this.isOpen) return no
-    this.#hasBegun = true
     this.commit()
     this.connection.flush()
     return this.connection.flushed()
@@ -114,7 +113,7 @@ class StreamWriterReply extends Lifecycle {
 
   finish (chunk: unknown): Promise<boolean> {
     return this.#attempt(() => {
-      if (chunk !== undefined) void this.#push(checkedChunk(chunk))
+      if (chunk !== undefined) void this.push(checkedChunk(chunk), 0)
       const isAccepted = Promise.resolve(this.isOpen)
       this.end('completed')
       return isAccepted
@@ -193,11 +192,6 @@ class StreamWriterReply extends Lifecycle {
     } catch (error) {
       return this.reject(error)
     }
-  }
-
-  #push (chunk: string | Uint8Array): Promise<boolean> {
-    this.#hasBegun = true
-    return this.push(chunk, 0)
   }
 
   #consume (source: unknown, rule: string): void {
