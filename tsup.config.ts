@@ -3,7 +3,8 @@ import { defineConfig } from 'tsup'
 export default defineConfig({
   // One line an entry point; `exports` of package.json has the same list.
   entry: {
-    index: 'lib/index.ts'
+    index: 'lib/index.ts',
+    testing: 'lib/testing.ts'
   },
   format: ['esm', 'cjs'],
   target: 'node20',

@@ -19,7 +19,7 @@ export interface OpenStreamOptions {
 export interface OpenedStream {
   readonly statusCode: number
   readonly headers: Record<string, number | string | string[] | undefined>
-  /** The events of an event stream, as a client would be given them; ends with the body, rejects when the body is cut. */
+  /** The events that nobody has taken yet, as a client would be given them; ends with the body, rejects when the body is cut. */
   readonly events: AsyncIterableIterator<EventSourceMessage>
   /** Resolves with the next event, or `undefined` when the body has ended. Rejects when the body is cut. */
   next (): Promise<EventSourceMessage | undefined>
@@ -29,7 +29,7 @@ export interface OpenedStream {
   text (): Promise<string>
   /** Leaves: the server sees a client that has gone. Whoever is reading gets the end. */
   disconnect (): void
-  /** The outcome on the server; settles when the response has closed. Rejects when the reply was no stream. */
+  /** The outcome on the server; settles when the response has closed, so a long body has to be read. Rejects when the reply was no stream. */
   readonly outcome: Promise<StreamOutcome>
 }
 
@@ -41,42 +41,46 @@ export async function openStream (app: Pick<FastifyInstance, 'inject'>, { method
   const client = new AbortController()
   const response = await app.inject({ method, url, headers, payload, payloadAsStream: true, signal: client.signal })
   const raw = response.raw.res as { [kOutcome]?: Promise<StreamOutcome> }
-  const body = new Body(response.stream(), client)
+  const body = new Body(response.stream())
   return {
     statusCode: response.statusCode,
     headers: response.headers,
-    events: body.events(),
+    get events () { return body.events() },
     next: () => body.next(),
     take: count => body.take(count),
     text: () => body.text(),
     disconnect: () => client.abort(),
-    get outcome () {
-      return raw[kOutcome] ?? Promise.reject(new Error(`The reply to ${method} ${url} was no stream: neither reply.sse() nor reply.streamWriter() was called`))
-    }
+    get outcome () { return raw[kOutcome] ?? noOutcome(`${method} ${url}`) }
   }
 }
 
+function noOutcome (request: string): Promise<never> {
+  const rejected = Promise.reject(new Error(`The reply to ${request} was no stream: neither reply.sse() nor reply.streamWriter() was called`))
+  // A test runner that prints this object looks at it, too.
+  rejected.catch(() => {})
+  return rejected
+}
+
 class Body {
-  readonly #chunks: AsyncIterator<Uint8Array>
-  readonly #client: AbortController
+  readonly #stream: Readable
   readonly #decoder = new TextDecoder()
   readonly #events: EventSourceMessage[] = []
   readonly #parser = createParser({ onEvent: event => { this.#events.push(event) } })
   #text = ''
+  #asked: Promise<unknown> = Promise.resolve()
   #reading: Promise<boolean> | undefined
+  #wake = () => {}
 
-  constructor (stream: Readable, client: AbortController) {
-    this.#chunks = stream[Symbol.asyncIterator]() as AsyncIterator<Uint8Array>
-    this.#client = client
-    // Nobody may be reading when the client leaves.
-    stream.on('error', () => {})
+  constructor (stream: Readable) {
+    this.#stream = stream
+    for (const event of ['readable', 'end', 'error', 'close']) stream.on(event, () => this.#wake())
   }
 
-  async next (): Promise<EventSourceMessage | undefined> {
-    while (this.#events.length === 0) {
-      if (!await this.#readMore()) return undefined
-    }
-    return this.#events.shift()
+  // In the order of the calls, also when they do not wait for each other.
+  next (): Promise<EventSourceMessage | undefined> {
+    const event = this.#asked.then(async () => await this.#next())
+    this.#asked = event.catch(() => {})
+    return event
   }
 
   async take (count: number): Promise<EventSourceMessage[]> {
@@ -102,22 +106,39 @@ class Body {
     }
   }
 
+  async #next (): Promise<EventSourceMessage | undefined> {
+    while (this.#events.length === 0) {
+      if (!await this.#readMore()) return undefined
+    }
+    return this.#events.shift()
+  }
+
   // Readers that ask at the same time share the answer.
   async #readMore (): Promise<boolean> {
     this.#reading ??= this.#read().finally(() => { this.#reading = undefined })
     return await this.#reading
   }
 
+  // Not through the stream's own iterator: that one drops what has come when the body is cut, and tells the cut only once.
   async #read (): Promise<boolean> {
-    try {
-      const { done, value } = await this.#chunks.next()
-      const text = this.#decoder.decode(done === true ? undefined : value, { stream: done !== true })
-      this.#text += text
-      this.#parser.feed(text)
-      return done !== true
-    } catch (error) {
-      if (this.#client.signal.aborted) return false
-      throw error
+    const stream = this.#stream
+    for (;;) {
+      const chunk = stream.read() as Uint8Array | null
+      if (chunk !== null) {
+        this.#take(this.#decoder.decode(chunk, { stream: true }))
+        return true
+      }
+      if (stream.readableEnded || stream.errored?.name === 'AbortError') {
+        this.#take(this.#decoder.decode())
+        return false
+      }
+      if (stream.errored !== null) throw stream.errored
+      await new Promise<void>(resolve => { this.#wake = resolve })
     }
+  }
+
+  #take (text: string): void {
+    this.#text += text
+    this.#parser.feed(text)
   }
 }
