@@ -3,7 +3,7 @@
  */
 import type { FastifyRequest } from 'fastify'
 import { FST_STREAM_INVALID_OPTION, shown } from './errors.ts'
-import type { Serialize, ServerSentEvent } from './stream/encode.ts'
+import { isEventField, type Serialize, type ServerSentEvent } from './stream/encode.ts'
 import type { StreamOutcome } from './stream/lifecycle.ts'
 
 /** Options of every stream; as plugin options they are the defaults of all streams. */
@@ -224,7 +224,9 @@ function checked (options: unknown, rules: Record<string, Rule>): Record<string,
     if (value === undefined) continue
     const rule = Object.hasOwn(rules, name) ? rules[name] : undefined
     if (rule === undefined) {
-      throw new FST_STREAM_INVALID_OPTION(name, `one of ${Object.keys(rules).sort().join(', ')} (it is unknown here)`, shown(value))
+      // `reply.sse(event)`: one plain object is always options.
+      const hint = isEventField(name) ? '; a single event goes in an array, as [event]' : ''
+      throw new FST_STREAM_INVALID_OPTION(name, `one of ${Object.keys(rules).sort().join(', ')} (it is unknown here${hint})`, shown(value))
     }
     if (!rule[1](value)) throw new FST_STREAM_INVALID_OPTION(name, rule[0], shown(value))
     result[name] = value

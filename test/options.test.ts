@@ -101,6 +101,11 @@ t.test('options of a call only are unknown to the plugin', async t => {
   await t.rejects(register({ reconnect: false }), { message: /^Option 'reconnect' must be one of/ })
 })
 
+t.test('an event in place of a source shows how to send it', async t => {
+  const { port } = await serve(t, (request, reply) => reply.sse({ data: 'an event' } as EventStreamOptions))
+  t.match((await fetchRaw(t, port)).body, /Option 'data' must be one of .* \(it is unknown here; a single event goes in an array, as \[event\]\)/)
+})
+
 t.test('an unknown option of a call is an error reply, also where a plain object is the only argument', async t => {
   const { port } = await serve(t, (request, reply) => reply.sse([], { heartBeat: 1 } as never), {}, app => {
     app.get('/bare', async (request, reply) => {

@@ -50,7 +50,7 @@ export function encodeEvent (item: unknown, serialize: Serialize): string {
   let lines = ''
   let dispatches = false
   for (const key of Object.keys(item)) {
-    if (!fieldNames.has(key) && (item as Record<string, unknown>)[key] !== undefined) {
+    if (!isEventField(key) && (item as Record<string, unknown>)[key] !== undefined) {
       throw new FST_STREAM_INVALID_EVENT(
         `an object with the keys data, event, id, retry and comment only; it has the key '${shown(key)}': wrap the value as { data: value }`, kindOf(item))
     }
@@ -76,6 +76,11 @@ export function encodeEvent (item: unknown, serialize: Serialize): string {
     throw new FST_STREAM_INVALID_EVENT('an object with at least one of the keys data, event, id, retry and comment; wrap the value as { data: value }', kindOf(item))
   }
   return dispatches ? `${lines}\n` : lines
+}
+
+/** True for a name that an event may have as a key. */
+export function isEventField (name: string): boolean {
+  return fieldNames.has(name)
 }
 
 /** True for an item that is nothing but a comment, which is not counted as an event. */

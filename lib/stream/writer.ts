@@ -18,6 +18,7 @@ export interface StreamWriter {
    * `false` when the stream has ended. Never rejects because the client left; rejects with FST_STREAM_INVALID_CHUNK,
    * which is also logged at warn, needs no handler, and leaves the stream open. What is written without waiting
    * queues up to `maxBuffered` bytes. May be passed around unbound.
+   * Bytes are not copied: change them only after `flush()`.
    */
   readonly write: (chunk: string | Uint8Array) => Promise<boolean>
   /** Writes a text formatted as by `util.format`. Resolves as `write` does. */
