@@ -17,10 +17,10 @@ export interface ReplyOwner {
   replacedByError (error: unknown): void
 }
 
-type OwnedReply = FastifyReply & { [kOwner]?: ReplyOwner, [kSent]?: boolean, [key: symbol]: unknown }
-
 const kOwner = Symbol('fastify-streaming.owner')
 const kSent = Symbol('fastify-streaming.sent')
+
+type OwnedReply = FastifyReply & { [kOwner]?: ReplyOwner, [kSent]?: boolean, [key: symbol]: unknown }
 const responseEvents = ['close', 'finish', 'end', 'error'] as const
 
 /**
@@ -180,4 +180,3 @@ function sendWhileOwned (this: FastifyReply, ...args: unknown[]): FastifyReply {
   }
   return this
 }
-
