@@ -108,7 +108,6 @@ class StreamWriterReply extends Lifecycle {
   flush (): Promise<boolean> {
     if (!this.isOpen) return no
     this.commit()
-    this.connection.flush()
     return this.connection.flushed()
   }
 

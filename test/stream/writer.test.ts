@@ -314,6 +314,7 @@ t.test('end()', async t => {
       writer.end('once')
       t.equal(await writer.end('twice'), false)
       t.equal(await writer.write('more'), false)
+      t.equal(await writer.flush(), false)
     }), { body: 'once', isWhole: true })
   })
 
@@ -514,7 +515,10 @@ t.test('the head', async t => {
       const { head, text } = await fetchRaw(t, port, { method })
       t.ok(head.startsWith(`HTTP/1.1 ${status}`))
       t.ok(text.endsWith('\r\n\r\n'))
-      if (method === 'HEAD') t.match(head, /cache-control: no-cache, no-transform\r\nx-accel-buffering: no/)
+      if (method === 'HEAD') {
+        t.match(head, /cache-control: no-cache, no-transform\r\nx-accel-buffering: no/)
+        t.notMatch(head, /content-type/i, 'only the first write would have told')
+      }
       t.match(await outcome(), { reason: 'completed', bytes: 0 })
       t.equal(calls, 0)
     }
