@@ -1,0 +1,23 @@
+/**
+ * The gallery: every demo in one app. `npm start`
+ */
+import { buildApp, isMain, listen } from './gallery/app.js'
+import chat from './chat.js'
+import command from './command.js'
+import exportRows from './export.js'
+import logTail, { logInto } from './log-tail.js'
+import metrics from './metrics.js'
+import primes from './primes.js'
+import upload from './upload.js'
+
+const demos = { chat, metrics, primes, export: exportRows, 'log-tail': logTail, command, upload }
+
+/**
+ * Builds the app without listening. `options[name]` are a demo's options, so `{ chat: { pace: 0 } }` types as fast as it can.
+ * Log lines go to the log tail, and to `options.out` (a stream; nowhere by default).
+ */
+export function buildGallery ({ out, ...options } = {}) {
+  return buildApp(demos, { ...logInto(out), ...options })
+}
+
+if (isMain(import.meta.url)) await listen(await buildGallery({ out: process.stdout }))
