@@ -1,11 +1,12 @@
 import '../fixtures/guard.ts'
 import { EventSource as NpmEventSource } from 'eventsource'
+import Fastify from 'fastify'
 import t from 'tap'
 import { EventSource as UndiciEventSource } from 'undici'
 import { eventually, fakeClock, turn } from '../fixtures/clock.ts'
 import { fetchRaw, open } from '../fixtures/raw.ts'
 import { serve, type ServeOptions } from '../fixtures/server.ts'
-import type { EventStream, EventStreamOptions } from '../../lib/index.ts'
+import streaming, { type EventStream, type EventStreamOptions } from '../../lib/index.ts'
 
 type Test = Parameters<typeof serve>[0]
 
@@ -485,4 +486,17 @@ t.test('leaving', async t => {
     t.same(listeners(), before)
     t.equal(clock.countTimers(), 0)
   })
+})
+
+t.test('inject() takes a body of any length from a writer that waits for each chunk', async t => {
+  const app = Fastify()
+  await app.register(streaming)
+  t.teardown(() => app.close())
+  const line = `${'x'.repeat(229)}\n`
+  app.get('/', (request, reply) => reply.streamWriter(async writer => {
+    for (let i = 0; i < 250; i++) await writer.write(line)
+    return writer.round < 39
+  }))
+  const { body } = await app.inject('/')
+  t.equal(body.length, 2_300_000)
 })
