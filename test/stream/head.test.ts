@@ -942,6 +942,20 @@ t.test('one stream a reply', async t => {
     t.match(await server.outcome(), { reason: 'completed' })
   })
 
+  t.test('setErrorHandler may stream the error of an onSend hook, which has taken back what was sent', async t => {
+    let isFirst = true
+    const server = await serve(t, async () => 'sent', {}, app => {
+      app.addHook('onSend', async () => {
+        if (!isFirst) return
+        isFirst = false
+        throw new Error('boom')
+      })
+      app.setErrorHandler((error: Error, request, reply) => reply.code(200).sse([error.message]))
+    })
+    t.equal((await fetchRaw(t, server.port)).body, 'data: boom\n\n')
+    t.match(await server.outcome(), { reason: 'completed' })
+  })
+
   t.test('setErrorHandler may stream the error of a stream', async t => {
     const server = await serve(t, (request, reply) => reply.sse(failing()), {}, app => {
       app.setErrorHandler((error: Error, request, reply) => reply.code(200).sse([error.message]))
