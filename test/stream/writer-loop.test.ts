@@ -312,6 +312,18 @@ t.test('a source', async t => {
     }
   }
 
+  t.test('of bytes is sent byte for byte, also what is no text', async t => {
+    for (const make of [
+      () => Readable.from([Buffer.from([0xff, 0, 0xc3])], { objectMode: false }),
+      () => new Blob([new Uint8Array([0xff, 0, 0xc3])]).stream(),
+      () => [new Uint8Array([0xff, 0, 0xc3])]
+    ]) {
+      const { port, outcome } = await writing(t, make())
+      t.match(await fetchRaw(t, port), { body: '\xff\0\xc3', isWhole: true })
+      t.match(await outcome(), { bytes: 3 })
+    }
+  })
+
   t.test('of a generator function is made once, with the writer', async t => {
     for (const callback of [
       function * (writer: StreamWriter) { yield `${writer.round}`; yield 'b' },
