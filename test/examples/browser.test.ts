@@ -1,0 +1,229 @@
+import '../fixtures/guard.ts'
+import { createHash, randomBytes } from 'node:crypto'
+import { existsSync } from 'node:fs'
+import path from 'node:path'
+import { chromium, type Browser, type Page } from 'playwright-core'
+import t, { type Test } from 'tap'
+import { eventually } from '../fixtures/clock.ts'
+import { catsAndDogs, demos, isGone, startGallery } from '../fixtures/gallery.ts'
+
+t.setTimeout(180_000)
+
+const executablePath = '/usr/bin/chromium'
+const args = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
+// On a machine of the CI it has to be there.
+const skip = !existsSync(executablePath) && process.env.CI !== 'true' && `there is no ${executablePath}`
+
+let browser: Browser
+t.before(async () => {
+  if (!skip) browser = await chromium.launch({ executablePath, args, timeout: 120_000 })
+})
+t.teardown(() => browser?.close())
+
+/** What the pages of all these tests have written to their consoles. */
+const problems: string[] = []
+
+/** A tab of its own. */
+async function visit (t: Test, url: string, waitUntil: 'load' | 'commit' = 'load'): Promise<Page> {
+  const page = await browser.newPage()
+  page.on('pageerror', error => { problems.push(`${page.url()}: ${error}`) })
+  page.on('console', message => { if (['error', 'warning'].includes(message.type())) problems.push(`${page.url()}: ${message.text()}`) })
+  t.teardown(() => page.close())
+  page.setDefaultTimeout(60_000)
+  await page.goto(url, { waitUntil })
+  return page
+}
+
+/** Resolves when the panel says so: open, done, stopped or failed. */
+async function state (page: Page, name: string): Promise<void> {
+  await page.locator(`#live[data-state=${name}]`).waitFor()
+}
+
+/** Resolves when an element has text like this. */
+async function shows (page: Page, selector: string, hasText: RegExp | string): Promise<void> {
+  await page.locator(selector, { hasText }).first().waitFor()
+}
+
+const pets = (t: Test) => path.join(t.testdir({ 'README.md': catsAndDogs.text }), 'README.md')
+
+t.test('the index shows this process live, and leads to every demo', { skip }, async t => {
+  const { url } = await startGallery(t, { metrics: { pace: 50 } })
+  const page = await visit(t, url)
+  await shows(page, '#now', /^CPU \d+ %, [\d.]+ MB, 1 open stream$/)
+  t.same(await page.locator('.demos a').evaluateAll(links => links.map(link => link.getAttribute('href'))), demos.map(name => `/${name}`))
+  for (const name of demos) {
+    await page.locator(`nav a[href="/${name}"]`).click()
+    await page.waitForURL(`${url}/${name}`)
+    await shows(page, 'figcaption', `examples/${name}.js`)
+  }
+})
+
+t.test('chat: the answer grows while it is typed, and Stop stops the typing on the server', { skip }, async t => {
+  const { app, url, outcome } = await startGallery(t, { chat: { pace: 10, readme: pets(t) } })
+  const page = await visit(t, `${url}/chat`)
+  await page.fill('#question', 'cats')
+  await page.press('#question', 'Enter')
+  await state(page, 'open')
+  const lengths: number[] = []
+  for (const length of [10, 30, 50]) {
+    await shows(page, '#answer', new RegExp(`[^]{${length}}`))
+    lengths.push((await page.locator('#answer').innerText()).length)
+  }
+  t.ok(lengths[0] < lengths[1] && lengths[1] < lengths[2], lengths.join(' '))
+  t.equal(app.streaming.open, 1)
+  await page.click('#stop')
+  const { reason, events } = await outcome('/chat/answer')
+  t.equal(reason, 'disconnected')
+  t.ok(events < catsAndDogs.long.length, `${events} of ${catsAndDogs.long.length} characters`)
+  await state(page, 'stopped')
+  t.equal(app.streaming.open, 0)
+})
+
+t.test('chat: closing the tab releases the source', { skip }, async t => {
+  const { app, url, outcome } = await startGallery(t, { chat: { pace: 10, readme: pets(t) } })
+  const page = await visit(t, `${url}/chat`)
+  await page.fill('#question', 'cats')
+  await page.click('#ask button')
+  await shows(page, '#answer', /[^]{10}/)
+  await page.close()
+  t.match(await outcome('/chat/answer'), { reason: 'disconnected' })
+  t.equal(app.streaming.open, 0)
+})
+
+t.test('chat: a finished answer does not start again', { skip }, async t => {
+  const { url, lines } = await startGallery(t, { chat: { pace: 1, readme: pets(t) } })
+  const page = await visit(t, `${url}/chat`)
+  await page.fill('#question', 'dogs')
+  await page.click('#ask button')
+  await shows(page, '#status', 'The browser asked once more, got 204 and stopped.')
+  t.equal(await page.locator('#answer h3').innerText(), 'Dogs')
+  t.equal(await page.locator('#answer p').innerText(), 'A dog barks at whoever passes the fence, wags its tail, and follows a ball — however far. 🐕')
+  t.equal(lines.filter(({ req }) => req?.url.startsWith('/chat/answer')).length, 2)
+  t.equal(lines.filter(({ stream }) => stream?.reason === 'completed' && stream.events > 0).length, 1)
+})
+
+t.test('metrics: draws what comes, until Stop', { skip }, async t => {
+  const { app, url, outcome } = await startGallery(t, { metrics: { pace: 50 } })
+  const page = await visit(t, `${url}/metrics`)
+  await shows(page, '#count', /^\d{2,}$/)
+  const captions = await page.locator('#charts figcaption').allInnerTexts()
+  t.match(captions, [/^CPU\s*\d+ % of one core$/, /^Memory\s*[\d.]+ MB resident\s*[\d.]+ MB heap$/, /^Event-loop delay\s*[\d.]+ ms longest\s*[\d.]+ ms mean$/, /^Open streams\s*1 now$/])
+  // The colour of the line, and not only that of the axes.
+  t.same(await page.evaluate(`[...document.querySelectorAll('#charts canvas')].map(canvas => {
+    const dot = document.createElement('canvas').getContext('2d')
+    dot.fillStyle = getComputedStyle(document.documentElement).getPropertyValue('--pen').trim()
+    dot.fillRect(0, 0, 1, 1)
+    const [red, green, blue] = dot.getImageData(0, 0, 1, 1).data
+    const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height)
+    for (let n = 0; n < data.length; n += 4) {
+      if (data[n + 3] > 60 && Math.abs(data[n] - red) + Math.abs(data[n + 1] - green) + Math.abs(data[n + 2] - blue) < 40) return true
+    }
+    return false
+  })`), [true, true, true, true])
+  await page.click('#stop')
+  t.match(await outcome('/metrics/live'), { reason: 'disconnected' })
+  t.equal(app.streaming.open, 0)
+})
+
+t.test('primes: the text grows while it loads, until Stop', { skip }, async t => {
+  const { app, url, outcome } = await startGallery(t, { primes: { pace: 5 } })
+  const page = await visit(t, `${url}/primes`)
+  await page.click('#start')
+  for (const prime of [5, 29, 71]) {
+    await shows(page, '#text', new RegExp(`\\b${prime}\\s`))
+    t.equal(app.streaming.open, 1, `still loading at ${prime}`)
+  }
+  t.ok(await page.evaluate("document.querySelector('#spiral').getContext('2d').getImageData(0, 0, 317, 317).data.some(byte => byte > 0)"), 'the spiral is drawn')
+  await page.click('#stop')
+  t.match(await outcome('/primes/text'), { reason: 'disconnected' })
+  await state(page, 'stopped')
+})
+
+t.test('primes: the text in a tab of its own grows while it loads, until the tab is closed', { skip }, async t => {
+  const { app, url, outcome } = await startGallery(t, { primes: { pace: 1 } })
+  const page = await visit(t, `${url}/primes/text`, 'commit')
+  await shows(page, 'body', /\s101\s/)
+  t.equal(app.streaming.open, 1)
+  await page.close()
+  t.match(await outcome('/primes/text'), { reason: 'disconnected' })
+})
+
+t.test('export: the progress bar reaches the end with the last of 100,000 rows', { skip }, async t => {
+  const { url, outcome } = await startGallery(t)
+  const page = await visit(t, `${url}/export`)
+  await page.click('#start')
+  await state(page, 'done')
+  t.equal(await page.locator('#progress').evaluate((bar: any) => bar.position), 1)
+  t.equal(await page.locator('#rows').innerText(), '100,000 of 100,000')
+  t.match(JSON.parse(await page.locator('#row').innerText()), { date: '2073-10-15' })
+  t.match(await outcome('/export/days.ndjson'), { reason: 'completed' })
+  t.match(await outcome('/export/memory'), { reason: 'disconnected' })
+})
+
+t.test('log tail: a request to the app shows up live for two viewers', { skip }, async t => {
+  const { app, url } = await startGallery(t)
+  const pages = [await visit(t, `${url}/log-tail`), await visit(t, `${url}/log-tail`)]
+  for (const page of pages) await state(page, 'open')
+  await pages[0].click('[data-request="/log-tail/hello"]')
+  for (const page of pages) {
+    await shows(page, '#lines p', /incoming request GET \/log-tail\/hello/)
+    await page.click('#stop')
+    await state(page, 'stopped')
+  }
+  await eventually(() => app.streaming.open === 0)
+})
+
+t.test('command: lines arrive one by one, and the process is killed when the tab is closed', { skip }, async t => {
+  const { app, url } = await startGallery(t, { command: { pace: 30 } })
+  const page = await visit(t, `${url}/command`)
+  await page.click('#start')
+  await shows(page, '#process', /^Process \d+/)
+  const pid = Number(/\d+/.exec(await page.locator('#process').innerText())?.[0])
+  for (const count of [1, 3, 6]) {
+    await shows(page, '#output', new RegExp(`(kB  \\S+ \\S+  \\d+ files[^]*){${count}}`))
+    t.equal(isGone(pid), false, `still running after ${count} lines`)
+  }
+  await page.close()
+  await eventually(() => isGone(pid))
+  await eventually(() => app.streaming.open === 0)
+})
+
+t.test('command: Stop kills the process', { skip }, async t => {
+  const { url } = await startGallery(t, { command: { pace: 30 } })
+  const page = await visit(t, `${url}/command`)
+  await page.click('#start')
+  await shows(page, '#process', /^Process \d+/)
+  const pid = Number(/\d+/.exec(await page.locator('#process').innerText())?.[0])
+  await page.click('#stop')
+  await eventually(() => isGone(pid))
+  await state(page, 'stopped')
+})
+
+t.test('upload: shows progress, and the SHA-256 that the browser has computed too', { skip }, async t => {
+  const { url, outcome } = await startGallery(t)
+  const buffer = randomBytes(3_000_000)
+  const page = await visit(t, `${url}/upload`)
+  await page.setInputFiles('#file', { name: 'some bytes', mimeType: 'application/octet-stream', buffer })
+  await shows(page, '#verdict', 'Both are the same')
+  t.equal(await page.locator('#theirs').innerText(), createHash('sha256').update(buffer).digest('hex'))
+  t.equal(await page.locator('#received').innerText(), '3.0 MB of 3.0 MB')
+  t.equal(await page.locator('#progress').evaluate((bar: any) => bar.position), 1)
+  t.ok(Number(await page.locator('#count').innerText()) > 2, 'progress came before the end')
+  await state(page, 'done')
+  t.match(await outcome('/upload/'), { reason: 'closed' })
+})
+
+t.test('upload: Stop ends both requests', { skip }, async t => {
+  const { app, url, outcome } = await startGallery(t)
+  const page = await visit(t, `${url}/upload`)
+  await page.click('#random')
+  await shows(page, '#count', /^[1-9]/)
+  await page.click('#stop')
+  await state(page, 'stopped')
+  t.match(await outcome('/upload/'), { reason: 'disconnected' })
+  t.equal(app.streaming.open, 0)
+})
+
+t.test('no page has written an error or a warning to its console', { skip }, async t => {
+  t.same(problems, [])
+})
