@@ -67,7 +67,7 @@ class Body {
   readonly #events: EventSourceMessage[] = []
   readonly #parser = createParser({ onEvent: event => { this.#events.push(event) } })
   #text = ''
-  #asked: Promise<unknown> = Promise.resolve()
+  #asked: Promise<EventSourceMessage | undefined> = Promise.resolve(undefined)
   #reading: Promise<boolean> | undefined
   #wake = () => {}
 
@@ -78,9 +78,8 @@ class Body {
 
   // In the order of the calls, also when they do not wait for each other.
   next (): Promise<EventSourceMessage | undefined> {
-    const event = this.#asked.then(async () => await this.#next())
-    this.#asked = event.catch(() => {})
-    return event
+    this.#asked = this.#asked.then(async () => await this.#next())
+    return this.#asked
   }
 
   async take (count: number): Promise<EventSourceMessage[]> {

@@ -1,6 +1,7 @@
 import './fixtures/guard.ts'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
 import http2, { type ClientHttp2Session, type Http2ServerResponse } from 'node:http2'
 import type net from 'node:net'
 import { fileURLToPath } from 'node:url'
@@ -78,13 +79,19 @@ async function stall (client: { socket: net.Socket }, raw: { writableNeedDrain: 
   await eventually(() => raw.writableNeedDrain)
 }
 
-/** The longest time that `app.close()` may take with clients that do not read. */
-const promised = 1000
+/** Milliseconds that `work` took, without those in which this thread was ready and other processes had the processors: a quiet machine has none. */
+async function timed (work: () => Promise<unknown>): Promise<number> {
+  const [start, waited] = [performance.now(), waitedForProcessor()]
+  await work()
+  return performance.now() - start - (waitedForProcessor() - waited)
+}
 
-async function timed (close: () => Promise<unknown>): Promise<number> {
-  const start = performance.now()
-  await close()
-  return performance.now() - start
+function waitedForProcessor (): number {
+  try {
+    return Number(readFileSync('/proc/self/schedstat', 'latin1').split(' ')[1]) / 1e6
+  } catch {
+    return 0 // Not on Linux.
+  }
 }
 
 t.test('1000 open streams, some of them stalled, close within a second', async t => {
@@ -134,9 +141,10 @@ t.test('1000 open streams, some of them stalled, close within a second', async t
   t.equal(app.streaming.open, streams)
   t.equal(stalled.length, 40)
 
+  const start = performance.now()
   const time = await timed(() => app.close())
-  t.comment(`closed ${streams} streams in ${Math.round(time)} ms`)
-  t.ok(time < promised, `app.close() took ${Math.round(time)} ms`)
+  t.comment(`closed ${streams} streams in ${Math.round(performance.now() - start)} ms (at least ${Math.round(time)} ms with the machine to itself)`)
+  t.ok(time < 1000, `app.close() took ${Math.round(time)} ms`)
   t.equal(app.streaming.open, 0)
   t.equal(outcomes.length, streams)
   t.same(new Set(outcomes.map(({ reason }) => reason)), new Set(['shutdown']))
@@ -553,6 +561,8 @@ t.test('HTTP/2', async t => {
         const { session, seen, ended } = await openSession(t, port)
         const { answer, closed } = ask(session)
         await eventually(() => answer.text !== '')
+        // Nothing has to wait for the grace.
+        fakeClock(t)
         await app.close()
         await Promise.all([closed, ended])
         t.match(answer.text, /^data: hi\n\nretry: \d+\n$/)
@@ -568,6 +578,7 @@ t.test('HTTP/2', async t => {
         await closed
         t.equal(answer.text, 'data: one\n\n')
         t.match(await outcome(), { reason: 'completed' })
+        fakeClock(t)
         await app.close()
         await ended
         t.equal(seen.goaway[0], http2.constants.NGHTTP2_NO_ERROR)
@@ -577,7 +588,7 @@ t.test('HTTP/2', async t => {
         const { app, port } = await serve(t, (request, reply) => reply.sse(stream => { void stream.send('hi') }), { fastify: fastify as never }, app => {
           app.get('/never', () => new Promise(() => {}))
         })
-        const { session, ended } = await openSession(t, port)
+        const { session, seen, ended } = await openSession(t, port)
         const { answer } = ask(session)
         ask(session, '/never')
         await eventually(() => answer.text !== '')
@@ -589,6 +600,7 @@ t.test('HTTP/2', async t => {
         await turn(10)
         t.equal(isClosed, false)
         t.equal(session.destroyed, false)
+        t.same(seen.goaway, [http2.constants.NGHTTP2_NO_ERROR])
         clock.tick(1)
         await Promise.all([closed, ended])
       })
@@ -641,21 +653,40 @@ t.test('HTTP/2', async t => {
         t.match(await outcome(), { reason: 'shutdown' })
       })
 
-      t.test('a session that comes while the app closes ends with its stream', async t => {
+      t.test('a session that comes while the app closes ends with its stream, and with GOAWAY', async t => {
         const held = deferred()
-        const { app, port } = await sseServer(t, {
-          fastify: { return503OnClosing: false },
-          before: app => { app.addHook('preClose', async () => { await held.promise }) }
+        const { app, port } = await serve(t, (request, reply) => reply.sse(() => {}), { fastify: { ...fastify, return503OnClosing: false } as never }, app => {
+          app.addHook('preClose', async () => { await held.promise })
         })
         const closed = app.close()
-        await turn(2)
+        await turn(5)
         const { session, seen, ended } = await openSession(t, port)
         const { answer, closed: answered } = ask(session)
-        held.resolve()
-        await answered
-        t.match(answer.text, /^(data: hi\n\n)?retry: \d+\n$/)
-        await Promise.all([closed, ended])
+        await Promise.all([answered, ended])
+        t.match(answer.text, /^retry: \d+\n$/)
+        t.equal(answer.error, undefined)
         t.equal(seen.goaway[0], http2.constants.NGHTTP2_NO_ERROR)
+        held.resolve()
+        await closed
+      })
+
+      t.test('a session that comes while the app closes, and takes nothing, is destroyed', async t => {
+        const held = deferred()
+        const { app, port, outcome } = await serve(t, (request, reply) => reply.sse(() => {}), { fastify: { ...fastify, return503OnClosing: false } as never }, app => {
+          app.addHook('preClose', async () => { await held.promise })
+        })
+        const closed = app.close()
+        await turn(5)
+        const { session, ended } = await openSession(t, port, { initialWindowSize: 0 })
+        await once(session, 'localSettings')
+        const clock = fakeClock(t)
+        const stream = session.request({ ':path': '/' })
+        stream.on('error', () => {})
+        await once(stream, 'response')
+        held.resolve()
+        clock.tick(500)
+        await Promise.all([closed, ended])
+        t.match(await outcome(), { reason: 'shutdown' })
       })
     })
   }
@@ -728,20 +759,22 @@ t.test('requests that Fastify lets through while the app closes', async t => {
 
   t.test('one whose onSend hooks never end holds nothing up', async t => {
     const held = deferred()
-    const { app, port, outcome } = await serve(t, (request, reply) => reply.sse(() => {}), {
-      fastify: { return503OnClosing: false },
-      before: app => {
-        app.addHook('preClose', async () => { await held.promise })
-        app.addHook('onSend', async () => { await new Promise(() => {}) })
-      }
+    const started = deferred()
+    const { app, port, outcome } = await serve(t, (request, reply) => reply.sse(() => {}), { fastify: { return503OnClosing: false } }, app => {
+      app.addHook('preClose', async () => { await held.promise })
+      app.addHook('onSend', async () => {
+        started.resolve()
+        await new Promise(() => {})
+      })
     })
     const closed = app.close()
-    await turn(2)
-    const client = open(t, port)
-    await eventually(() => app.server.listening)
-    await once(app.server, 'connection')
     await turn(5)
+    const clock = fakeClock(t)
+    const client = open(t, port)
+    await started.promise
     held.resolve()
+    await turn(5)
+    clock.tick(500)
     await closed
     t.equal(await client.end(), '')
     t.match(await outcome(), { reason: 'shutdown' })
@@ -810,7 +843,11 @@ t.test('close() of the app', async t => {
 })
 
 t.test('a process that closes its app on SIGTERM exits by itself, with streams open and stalled', async t => {
-  const child = spawn(process.execPath, [...process.execArgv, fileURLToPath(new URL('fixtures/sigterm.ts', import.meta.url))], { stdio: ['ignore', 'pipe', 'inherit'] })
+  const child = spawn(process.execPath, [fileURLToPath(new URL('fixtures/sigterm.js', import.meta.url))], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+    // Without the loaders of this process.
+    env: { ...process.env, NODE_OPTIONS: '' }
+  })
   t.teardown(() => child.kill('SIGKILL'))
   const exited = once(child, 'exit')
   const [output] = await once(child.stdout, 'data') as [Buffer]

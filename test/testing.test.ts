@@ -201,6 +201,26 @@ t.test('text()', async t => {
     t.equal(await (await openStream(app, { url: '/split' })).text(), 'gr\u00fc\u00dfe')
   })
 
+  t.test('shows a character that the body ends inside of', async t => {
+    const app = await quietApp(t, app => { app.get('/', (request, reply) => reply.streamWriter([Buffer.from('gr\u00fc').subarray(0, 3)])) })
+    t.equal(await (await openStream(app, { url: '/' })).text(), 'gr\uFFFD')
+  })
+
+  t.test('may be waited for together with events', async t => {
+    let stream!: EventStream
+    const app = await quietApp(t, app => { app.get('/', async (request, reply) => { stream = await reply.sse() }) })
+    const client = await openStream(app, { url: '/' })
+    await eventually(() => stream !== undefined)
+    const [next, text, later] = [client.next(), client.text(), client.take(2)]
+    await stream.send('one')
+    t.match(await next, { data: 'one' })
+    await stream.send('two')
+    await stream.send('three')
+    t.match(await later, [{ data: 'two' }, { data: 'three' }])
+    stream.close()
+    t.equal(await text, 'data: one\n\ndata: two\n\ndata: three\n\n')
+  })
+
   t.test('is a large body too', async t => {
     const stream = await openStream(app, { url: '/big' })
     t.equal((await stream.text()).length, 2 << 20)
