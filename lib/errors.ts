@@ -62,5 +62,6 @@ export function shown (value: unknown): string {
 
 /** What a value is, without what is in it: error messages reach clients, and what an event holds may not be for them. */
 export function kindOf (value: unknown): string {
-  return typeof value === 'object' && value !== null ? Object.prototype.toString.call(value) : shown(value)
+  if (typeof value === 'object' && value !== null) return Object.prototype.toString.call(value)
+  return typeof value === 'string' || typeof value === 'function' || typeof value === 'symbol' ? `a ${typeof value}` : shown(value)
 }

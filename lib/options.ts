@@ -2,7 +2,7 @@
  * Every option once: what it does, its unit, its default, and the rule that refuses a wrong value.
  */
 import type { FastifyRequest } from 'fastify'
-import { FST_STREAM_INVALID_OPTION, shown } from './errors.ts'
+import { FST_STREAM_INVALID_OPTION, kindOf, shown } from './errors.ts'
 import { isEventField, type Serialize, type ServerSentEvent } from './stream/encode.ts'
 import type { StreamOutcome } from './stream/lifecycle.ts'
 
@@ -225,8 +225,9 @@ function checked (options: unknown, rules: Record<string, Rule>): Record<string,
     const rule = Object.hasOwn(rules, name) ? rules[name] : undefined
     if (rule === undefined) {
       // `reply.sse(event)`: one plain object is always options.
-      const hint = isEventField(name) ? '; a single event goes in an array, as [event]' : ''
-      throw new FST_STREAM_INVALID_OPTION(name, `one of ${Object.keys(rules).sort().join(', ')} (it is unknown here${hint})`, shown(value))
+      const isEvent = isEventField(name)
+      const hint = isEvent ? '; a single event goes in an array, as [event]' : ''
+      throw new FST_STREAM_INVALID_OPTION(name, `one of ${Object.keys(rules).sort().join(', ')} (it is unknown here${hint})`, isEvent ? kindOf(value) : shown(value))
     }
     if (!rule[1](value)) throw new FST_STREAM_INVALID_OPTION(name, rule[0], shown(value))
     result[name] = value
@@ -235,7 +236,8 @@ function checked (options: unknown, rules: Record<string, Rule>): Record<string,
 }
 
 function ipAddress (request: FastifyRequest): string {
-  return request.ip
+  // Undefined when the client has reset the connection already.
+  return request.ip ?? ''
 }
 
 function isPositiveInteger (value: unknown): boolean {

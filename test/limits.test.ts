@@ -38,7 +38,7 @@ async function limited (t: Test, options: StreamingOptions, serveOptions: ServeO
   /** Opens a stream; resolves when its client has the head. */
   const occupy = async (path = '/', headers: string[] = []): Promise<RawClient> => {
     const client = open(t, server.port, { path, headers })
-    await client.until('\r\n\r\n')
+    t.match(await client.until('\r\n\r\n'), /^HTTP\/1\.1 200 /)
     return client
   }
   return { ...server, source, occupy }
@@ -248,6 +248,14 @@ t.test('maxStreamsPerClient', async t => {
     await server.occupy('/', ['X-User: ada'])
   })
 
+  t.test('is free again when the last of its streams has closed', async t => {
+    const server = await limited(t, { maxStreamsPerClient: 1 })
+    await leave(await server.occupy(), server)
+    await leave(await server.occupy('/writer'), server)
+    await server.occupy()
+    t.equal((await refused(t, server.port)).status, 429)
+  })
+
   t.test('a clientKey that throws makes an ordinary error reply, and releases the source', async t => {
     const { port, source, outcome, app, logs } = await limited(t, { maxStreamsPerClient: 1, clientKey: () => { throw Object.assign(new Error('who?'), { statusCode: 401 }) } })
     for (let i = 0; i < 2; i++) t.match(await refused(t, port, '/source'), { status: 401, body: { message: 'who?' } })
@@ -308,6 +316,18 @@ t.test("overload: 'retry'", async t => {
     t.match(head, /^HTTP\/1\.1 200 OK\r\n/)
     t.match(head, /\r\nx-hook: ran(\r\n|$)/)
     t.match(head, /\r\nx-mine: kept(\r\n|$)/)
+  })
+
+  t.test('leaves no header of a stream on the error reply of an onSend hook that throws', async t => {
+    const { port, occupy } = await limited(t, { maxStreams: 1, overload: 'retry' }, {}, app => {
+      app.addHook('onSend', async request => { if (request.url === '/refused') throw Object.assign(new Error('hook'), { statusCode: 418 }) })
+      app.get('/refused', (request, reply) => reply.sse(() => {}))
+    })
+    await occupy()
+    const { head, body } = await fetchRaw(t, port, { path: '/refused' })
+    t.match(head, /^HTTP\/1\.1 418 /)
+    t.notMatch(head, /event-stream|x-accel-buffering|no-transform/)
+    t.match(JSON.parse(body), { message: 'hook' })
   })
 
   t.test('answers writers with 503 and 429 all the same', async t => {

@@ -4,6 +4,7 @@ import diagnostics from 'node:diagnostics_channel'
 import { EventEmitter, once } from 'node:events'
 import { createReadStream, existsSync, writeFileSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
+import { createRequire } from 'node:module'
 import http from 'node:http'
 import http2 from 'node:http2'
 import net, { type AddressInfo } from 'node:net'
@@ -26,6 +27,9 @@ import { fakeClock, turn } from './fixtures/clock.ts'
 import { connect, open } from './fixtures/raw.ts'
 import { asked, readme, root, run, snippet, snippets, table, write } from './fixtures/readme.ts'
 import { cert, key } from './fixtures/tls.ts'
+
+// Their types declare a reply.sse of their own.
+const require = createRequire(import.meta.url)
 
 // By its public name, as users do: this is dist/.
 const { default: streaming } = await import('fastify-streaming' as string) as typeof import('../lib/index.ts')
@@ -748,7 +752,7 @@ t.test('a stream that a limit refuses resolves with failed and is in no statisti
 })
 
 t.test('the plugin twice, or beside another that needs reply.sse, is refused, and goes in a context of its own', async t => {
-  for (const other of [streaming, (await import('@fastify/sse')).default, (await import('fastify-sse-v2')).FastifySSEPlugin]) {
+  for (const other of [streaming, require('@fastify/sse'), require('fastify-sse-v2').default]) {
     const beside = Fastify()
     await beside.register(other as never)
     await t.rejects(async () => { await beside.register(streaming); await beside.ready() }, { code: 'FST_STREAM_NAME_TAKEN' })

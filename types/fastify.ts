@@ -19,7 +19,7 @@ declare module 'fastify' {
 
   interface FastifyReply {
     sse (source: EventSource | EventSourceFunction, options?: EventStreamOptions): Promise<StreamOutcome & void>
-    sse (options?: EventStreamOptions): Promise<EventStream>
+    sse (options?: EventStreamOptions): Promise<EventStream & void>
     streamWriter (source: StreamWriterCallback | ChunkSource, options?: StreamWriterOptions): Promise<StreamOutcome & void>
   }
 }

@@ -85,8 +85,8 @@ test('await reply.sse(source) gives the outcome, await reply.sse() the open stre
   expect(outcome.bytes).type.toBe<number>()
   expect(outcome.duration).type.toBe<number>()
   expect(outcome.error).type.toBe<unknown>()
-  expect(await reply.sse()).type.toBe<EventStream>()
-  expect(await reply.sse({ retry: 1000 })).type.toBe<EventStream>()
+  expect(await reply.sse()).type.toBeAssignableTo<EventStream>()
+  expect((await reply.sse({ retry: 1000 })).send).type.toBe<EventStream['send']>()
 })
 
 test('every source of the table compiles', () => {
@@ -166,4 +166,15 @@ test('diagnostics messages', () => {
   expect<StreamOpenMessage>().type.toBe<{ request: FastifyRequest, reply: FastifyReply, kind: StreamOpenMessage['kind'] }>()
   expect<StreamCloseMessage['outcome']>().type.toBe<StreamOutcome>()
   expect(request).type.toBe<FastifyRequest>()
+})
+
+test('an open stream may be returned in a route with a Reply type', () => {
+  app.get<{ Reply: { a: string } }>('/', (request, reply) => reply.sse())
+  app.get<{ Reply: { a: string } }>('/', async (request, reply) => await reply.sse({ retry: 1 }))
+})
+
+test('a string is no source', () => {
+  expect(reply.sse).type.not.toBeCallableWith('text')
+  expect(reply.streamWriter).type.not.toBeCallableWith('text')
+  expect(reply.streamWriter).type.not.toBeCallableWith(() => 'text')
 })

@@ -4,7 +4,7 @@
 import { constants } from 'node:http2'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Http2ServerResponse } from 'node:http2'
-import type { Socket } from 'node:net'
+import { onSocketClose } from './shared-listener.ts'
 
 export type RawResponse = ServerResponse | Http2ServerResponse
 
@@ -32,6 +32,9 @@ export interface ConnectionEvents {
 
 // Progress inside one large write shows only when the write is split.
 const sliceBytes = 64 * 1024
+// Chunks of bytes up to here are copied together while they wait.
+const joinedBytes = 16 * 1024
+const noBytes = Buffer.alloc(0)
 // A string of this length may have become that many bytes.
 const sliceLength = Math.floor(sliceBytes / 3)
 
@@ -47,10 +50,13 @@ export class Connection {
   readonly #request: IncomingMessage
   readonly #events: ConnectionEvents
   readonly #writeTimeout: number
-  #pipelinedOn: Socket | undefined
+  #forgetSocket: (() => void) | undefined
   #sink: Sink | undefined
   #queue: Array<string | Uint8Array> = []
   #queuedBytes = 0
+  /** The last entry of the queue when it is several chunks, and the memory behind it. */
+  #joined: Uint8Array | undefined
+  #block: Buffer = noBytes
   #started = false
   #blocked = false
   #ending = false
@@ -62,6 +68,8 @@ export class Connection {
   #acknowledged = 0
   #deadline: NodeJS.Timeout | undefined
   #waitingSince = 0
+  /** What an HTTP/2 client was ready to take when somebody last looked. */
+  #window: number | undefined
   #room: Array<(open: boolean) => void> = []
   #flushed: Array<(open: boolean) => void> = []
 
@@ -72,14 +80,14 @@ export class Connection {
     this.#events = events
     this.isOver = isOver(request, response)
     response.on('finish', this.#onFinish)
-    response.on('close', this.#onClose)
     response.on('error', noop)
-    // A response that waits behind a pipelined one has no socket yet, and is told nothing when the client leaves.
-    if (this.isOver) process.nextTick(this.#onClose)
-    if (response.socket === null) {
-      this.#pipelinedOn = request.socket
-      this.#pipelinedOn.on('close', this.#onClose)
+    if (this.isOver) {
+      process.nextTick(this.#onClose)
+      return
     }
+    response.on('close', this.#onClose)
+    // A response that waits behind a pipelined one has no socket yet, and is told nothing when the client leaves.
+    if (response.socket === null) this.#forgetSocket = onSocketClose(request.socket, this.#onClose)
   }
 
   /** Bytes that wait, here and in the socket. */
@@ -103,14 +111,12 @@ export class Connection {
 
   /** Resolves `true` when everything was handed to the system, `false` when the response has closed before. */
   flushed (): Promise<boolean> {
-    if (this.#closed) return Promise.resolve(false)
     if (this.#started && !this.#isWaiting) return Promise.resolve(true)
     return new Promise(resolve => this.#flushed.push(resolve))
   }
 
   /** Takes a chunk. What is written in one turn leaves in one write, in the next tick at the latest. */
   write (chunk: string | Uint8Array): void {
-    if (this.#closed || this.#ending) return
     const length = typeof chunk === 'string' ? Buffer.byteLength(chunk) : chunk.length
     this.bytes += length
     this.#enqueue(chunk, length)
@@ -170,7 +176,6 @@ export class Connection {
 
   /** Ends the body properly once everything that waits was handed over. */
   end (): void {
-    if (this.#ending) return
     this.#ending = true
     this.#giveRoom(false)
     if (this.#sink !== undefined) this.#scheduleFlush()
@@ -185,15 +190,28 @@ export class Connection {
     process.nextTick(destroy, this.#response)
   }
 
+  // Small chunks are joined here: many of them would cost more than their bytes.
   #enqueue (chunk: string | Uint8Array, length: number): void {
     const last = this.#queue.length - 1
     const tail = this.#queue[last]
     if (typeof chunk === 'string' && typeof tail === 'string' && tail.length + chunk.length < sliceLength) {
       this.#queue[last] = tail + chunk
+    } else if (typeof chunk !== 'string' && tail !== undefined && typeof tail !== 'string' && tail.length + length <= joinedBytes) {
+      this.#queue[last] = this.#join(tail, chunk)
     } else {
       this.#queue.push(chunk)
     }
     this.#queuedBytes += length
+  }
+
+  #join (tail: Uint8Array, chunk: Uint8Array): Uint8Array {
+    if (tail !== this.#joined) {
+      this.#block = Buffer.allocUnsafeSlow(joinedBytes)
+      this.#block.set(tail)
+    }
+    this.#block.set(chunk, tail.length)
+    this.#joined = this.#block.subarray(0, tail.length + chunk.length)
+    return this.#joined
   }
 
   #nextSlice (): string | Uint8Array {
@@ -260,13 +278,20 @@ export class Connection {
 
   #watch (milliseconds = this.#writeTimeout): void {
     if (this.#writeTimeout === 0 || this.#deadline !== undefined) return
-    this.#deadline = setTimeout(() => this.#checkProgress(), milliseconds)
+    // The flow control of HTTP/2 hands a slice out in pieces, which are seen only by looking.
+    const wait = isHttp2(this.#response) ? Math.min(milliseconds, this.#writeTimeout / 8) : milliseconds
+    this.#deadline = setTimeout(() => this.#checkProgress(), wait)
     this.#deadline.unref()
   }
 
   #checkProgress (): void {
     this.#deadline = undefined
     if (!this.#isWaiting) return
+    if (isHttp2(this.#response)) {
+      const window = this.#response.stream.session?.state.remoteWindowSize
+      if (window !== this.#window) this.#waitingSince = performance.now()
+      this.#window = window
+    }
     const isBehindAnother = !isHttp2(this.#response) && !this.#ended && this.#response.socket === null
     const left = this.#waitingSince + this.#writeTimeout - performance.now()
     if (isBehindAnother) this.#watch()
@@ -283,12 +308,11 @@ export class Connection {
   }
 
   readonly #onClose = (): void => {
-    if (this.#closed) return
     this.#closed = true
     clearTimeout(this.#deadline)
     this.#response.off('finish', this.#onFinish)
     this.#response.off('close', this.#onClose)
-    this.#pipelinedOn?.off('close', this.#onClose)
+    this.#forgetSocket?.()
     this.#sink?.off('drain', this.#onDrain)
     this.#queue = []
     this.#queuedBytes = 0

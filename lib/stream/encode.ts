@@ -99,14 +99,14 @@ export function commentLines (text: unknown): string {
 /** The line that sets the client's reconnection time; no blank line after it. */
 export function retryLine (milliseconds: unknown): string {
   if (!Number.isSafeInteger(milliseconds) || (milliseconds as number) < 0) {
-    throw new FST_STREAM_INVALID_FIELD('retry', 'a non-negative safe integer of milliseconds', shown(milliseconds))
+    throw new FST_STREAM_INVALID_FIELD('retry', 'a non-negative safe integer of milliseconds', kindOf(milliseconds))
   }
   return `retry: ${milliseconds as number}\n`
 }
 
 function dataLines (text: string): string {
   if (!text.isWellFormed()) {
-    throw new FST_STREAM_INVALID_FIELD('data', 'well-formed Unicode (a character is cut in half)', shown(text))
+    throw new FST_STREAM_INVALID_FIELD('data', 'well-formed Unicode (a character is cut in half)', kindOf(text))
   }
   return `data: ${hasLineBreak(text) ? text.replace(lineBreak, '\ndata: ') : text}\n`
 }
@@ -134,7 +134,7 @@ function dataText (data: unknown, serialize: Serialize): string {
 
 function eventId (id: unknown): string {
   if (typeof id === 'number') {
-    if (!Number.isSafeInteger(id)) throw new FST_STREAM_INVALID_FIELD('id', 'a string or a safe integer', shown(id))
+    if (!Number.isSafeInteger(id)) throw new FST_STREAM_INVALID_FIELD('id', 'a string or a safe integer', kindOf(id))
     return String(id)
   }
   const text = oneLine('id', id)
@@ -145,16 +145,16 @@ function eventId (id: unknown): string {
 function oneLine (name: string, value: unknown): string {
   const text = wellFormed(name, value)
   if (hasLineBreak(text) || text.includes('\0')) {
-    throw new FST_STREAM_INVALID_FIELD(name, 'free of line breaks and NUL', shown(text))
+    throw new FST_STREAM_INVALID_FIELD(name, 'free of line breaks and NUL', kindOf(text))
   }
   return text
 }
 
 function wellFormed (name: string, value: unknown): string {
   if (typeof value !== 'string') {
-    throw new FST_STREAM_INVALID_FIELD(name, name === 'id' ? 'a string or a safe integer' : 'a string', shown(value))
+    throw new FST_STREAM_INVALID_FIELD(name, name === 'id' ? 'a string or a safe integer' : 'a string', kindOf(value))
   }
-  if (!value.isWellFormed()) throw new FST_STREAM_INVALID_FIELD(name, 'well-formed Unicode', shown(value))
+  if (!value.isWellFormed()) throw new FST_STREAM_INVALID_FIELD(name, 'well-formed Unicode', kindOf(value))
   return value
 }
 

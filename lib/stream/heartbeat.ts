@@ -12,6 +12,8 @@ export interface Beating {
   beat (): void
 }
 
+// setTimeout() fires at once for anything longer.
+const longestTimer = 2 ** 31 - 1
 // 10,000 beats in one turn would block the loop for 150 ms.
 const beatsPerTurn = 256
 
@@ -57,7 +59,7 @@ export class Heartbeats {
   #schedule (due: number): void {
     clearTimeout(this.#timer)
     this.#timerAt = due
-    this.#timer = setTimeout(() => this.#beat(), Math.max(0, Math.ceil(due - performance.now())))
+    this.#timer = setTimeout(() => this.#beat(), Math.min(longestTimer, Math.max(0, Math.ceil(due - performance.now()))))
     this.#timer.unref()
   }
 

@@ -8,7 +8,7 @@ import { Connection, type ConnectionEvents, type Sink } from './connection.ts'
 import { retryLine } from './encode.ts'
 import type { Beating, Heartbeats } from './heartbeat.ts'
 import { clearHandlerTimeout, disown, emptyPayload, hasTrailers, isSendingError, own, Payload, sendOwned, type ReplyOwner } from './payload.ts'
-import { onAbort } from './abort.ts'
+import { onAbort } from './shared-listener.ts'
 import { isPromiseLike, releaseUnread, type Source } from './source.ts'
 import { Turns } from './turns.ts'
 
@@ -214,7 +214,7 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
       this.end('overflow')
       return no
     }
-    this.accept(chunk, events)
+    if (!this.accept(chunk, events)) return no
     if (!this.connection.hasRoom) return this.connection.room()
     return this.#turns.isDue(this.connection.bytes) ? this.#turned() : yes
   }
@@ -225,10 +225,13 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     return await this.connection.room()
   }
 
-  protected accept (chunk: string | Uint8Array, events: number): void {
+  /** False when reading what was handed over has run code that ended the stream. */
+  protected accept (chunk: string | Uint8Array, events: number): boolean {
+    if (!this.isOpen) return false
     this.eventCount += events
     this.connection.write(chunk)
     this.commit()
+    return true
   }
 
   /** Refuses what a user handed over: the stream goes on without it. */
@@ -262,12 +265,14 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
   }
 
   attach (sink: Sink): void {
+    // The client left, or an error replaced the stream, while hooks ran.
+    if (this.#phase !== 'sending') return
     if (this.#refusal === undefined && hasTrailers(this.reply)) this.end('failed', new FST_STREAM_TRAILER())
     if (this.#refusal !== undefined) return this.#refuse(this.#refusal)
     this.#phase = 'open'
-    clearHandlerTimeout(this.reply)
     // A body that a hook passes on may still become Fastify's error reply.
-    if (!(sink instanceof Payload)) this.reply.hijack()
+    if (sink instanceof Payload) clearHandlerTimeout(this.reply)
+    else this.reply.hijack()
     this.#reportOpened()
     this.connection.attach(sink, this.prelude())
     if (this.#reason !== undefined) this.#conclude()
@@ -280,7 +285,6 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
   }
 
   replacedByError (error: unknown): void {
-    if (this.#phase === 'refused') return
     this.#phase = 'refused'
     this.end('failed', error)
     // It may have ended in another way before: the client gets the error all the same.
@@ -308,12 +312,13 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     else if (this.#reason === 'completed' && phase === 'sending') this.#reason = 'closed'
     const reason = this.#reason as StreamOutcome['reason']
     this.#abort(reason)
-    const isErrorReply = phase === 'refused'
-    const isOurs = phase === 'open'
+    const isErrorReply = phase === 'refused' || this.#refusal !== undefined
+    // Fastify has sent something else, in which nothing of the stream is.
+    const isReplaced = isErrorReply || (phase === 'sending' && finished)
     const outcome: StreamOutcome = {
       reason,
-      events: isOurs ? this.eventCount : 0,
-      bytes: isOurs ? this.connection.bytes : 0,
+      events: isReplaced ? 0 : this.eventCount,
+      bytes: phase === 'open' ? this.connection.bytes : 0,
       duration: Math.round(performance.now() - this.#startedAt)
     }
     if (reason === 'failed' || reason === 'aborted') outcome.error = this.#error
@@ -420,7 +425,6 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
 
   /** Becomes an ordinary error reply of Fastify: now, or when the hooks that are running have ended. */
   #refuse (error: unknown): void {
-    if (this.#phase === 'refused') return
     if (this.#phase === 'sending' && this.#refusal === undefined) {
       this.#refusal = error
       return

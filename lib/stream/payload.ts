@@ -19,8 +19,9 @@ export interface ReplyOwner {
 
 const kOwner = Symbol('fastify-streaming.owner')
 const kSent = Symbol('fastify-streaming.sent')
+const kSend = Symbol('fastify-streaming.send')
 
-type OwnedReply = FastifyReply & { [kOwner]?: ReplyOwner, [kSent]?: boolean, [key: symbol]: unknown }
+type OwnedReply = FastifyReply & { [kOwner]?: ReplyOwner, [kSent]?: boolean, [kSend]?: FastifyReply['send'], [key: symbol]: unknown }
 const responseEvents = ['close', 'finish', 'end', 'error'] as const
 
 /**
@@ -47,7 +48,10 @@ export class Payload extends Readable implements Sink {
   }
 
   override pipe<T extends NodeJS.WritableStream> (destination: T, options?: { end?: boolean }): T {
-    if (destination as unknown !== this.#response) return super.pipe(destination, options)
+    // Fastify finds out by itself that a hook has destroyed the payload, and sends its error. A hook that reads it, and
+    // passes it on all the same, shares it with the response.
+    const isShared = this.#isRead || this.readableFlowing !== null
+    if (destination as unknown !== this.#response || this.destroyed || isShared) return super.pipe(destination, options)
     this.#dropListenersOfFastify()
     this.#owner.attach(this.#response as unknown as Sink)
     return destination
@@ -124,19 +128,24 @@ export function unmarkSent (reply: FastifyReply): void {
 /** Makes `owner` the one who sends on this reply, until `disown()`. */
 export function own (reply: FastifyReply, owner: ReplyOwner): void {
   (reply as OwnedReply)[kOwner] = owner
+  // Somebody may have put a send() of his own on this reply, to trace it for example.
+  if (Object.hasOwn(reply, 'send')) (reply as OwnedReply)[kSend] = reply.send
   Object.defineProperties(reply, ownedProperties)
 }
 
 /** Gives the reply back to Fastify: for its error reply, or because the stream is over. */
 export function disown (reply: FastifyReply): void {
+  if (ownerOf(reply) === undefined) return
+  const send = (reply as OwnedReply)[kSend]
   delete (reply as OwnedReply)[kOwner]
-  delete (reply as Partial<FastifyReply>).send
   delete (reply as { sent?: boolean }).sent
+  if (send === undefined) delete (reply as Partial<FastifyReply>).send
+  else reply.send = send
 }
 
 /** Sends past the owner's guard. */
 export function sendOwned (reply: FastifyReply, ...payload: unknown[]): void {
-  const { send } = Object.getPrototypeOf(reply) as FastifyReply
+  const send = (reply as OwnedReply)[kSend] ?? (Object.getPrototypeOf(reply) as FastifyReply).send
   send.apply(reply, payload as [unknown])
 }
 
@@ -162,6 +171,11 @@ function internal (owner: FastifyReply | FastifyRequest, description: string): u
   return key === undefined ? undefined : (owner as unknown as Record<symbol, unknown>)[key]
 }
 
+function setInternal (reply: FastifyReply, description: string, value: unknown): void {
+  const key = Object.getOwnPropertySymbols(reply).find(symbol => symbol.description === description) as symbol
+  (reply as OwnedReply)[key] = value
+}
+
 const ownedProperties: PropertyDescriptorMap = {
   send: { configurable: true, enumerable: true, writable: true, value: sendWhileOwned },
   // As with any stream payload, `sent` is false until the response has ended. It also makes Fastify bring the error of
@@ -173,7 +187,11 @@ function sendWhileOwned (this: FastifyReply, ...args: unknown[]): FastifyReply {
   const [payload] = args
   // A handler that forgot to return the promise of its stream sends one `undefined`.
   const isForgotten = args.length === 1 && payload === undefined
-  if (payload instanceof Error || isSendingError(this)) {
+  if (payload instanceof FST_STREAM_ALREADY_STREAMING) {
+    // The call threw; the stream that was first goes on.
+    setInternal(this, 'fastify.reply.isError', false)
+    this.log.warn({ err: payload }, 'a second stream on one reply is refused')
+  } else if (payload instanceof Error || isSendingError(this)) {
     ownerOf(this)?.handlerFailed(payload)
   } else if (!isForgotten) {
     this.log.warn({ err: new FST_STREAM_ALREADY_STREAMING() }, 'reply.send() is ignored on a reply that streams')

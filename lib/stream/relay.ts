@@ -3,7 +3,7 @@
  * https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
  */
 import { types } from 'node:util'
-import { FST_STREAM_INVALID_SOURCE, shown } from '../errors.ts'
+import { FST_STREAM_INVALID_SOURCE, kindOf } from '../errors.ts'
 import { openBytes, openSource, type Source } from './source.ts'
 
 const CR = 13
@@ -36,10 +36,10 @@ export function openRelay (response: Response, maxBlock: number): Source {
   if (type === null || !/^text\/event-stream\s*(;|$)/i.test(type)) {
     throw badGateway('a Response of the type text/event-stream', String(type))
   }
-  // A 204, for example: an upstream that tells its client to stop.
+  // A Response that was made without a body.
   if (response.body === null) return openSource([]) as Source
   const body = response.bodyUsed ? undefined : openBytes(response.body)
-  if (body === undefined) throw badGateway('a Response whose body nobody has read', shown(response))
+  if (body === undefined) throw badGateway('a Response whose body nobody has read', kindOf(response))
   return new Relay(body, maxBlock)
 }
 
@@ -62,7 +62,7 @@ class Relay implements Source {
       const result = await this.#body.next()
       if (result.done === true) return result
       if (!types.isUint8Array(result.value)) {
-        throw badGateway('a Response whose body is bytes', shown(result.value))
+        throw badGateway('a Response whose body is bytes', kindOf(result.value))
       }
       const value = this.#blocks.push(result.value)
       if (value !== undefined) return { done: false, value }

@@ -32,7 +32,6 @@ async function end (sessions: ServerHttp2Session[], grace: number, streams: Prom
     for (const session of sessions) session.destroy()
   }, grace)
   await Promise.all(sessions.map(async session => await new Promise<void>(resolve => {
-    if (session.destroyed) return resolve()
     session.once('close', resolve)
     session.close()
   })))

@@ -48,7 +48,9 @@ export function openBytes (body: unknown): Source | undefined {
 /** Releases a source that was handed over and will never be read. */
 export function releaseUnread (source: unknown): void {
   try {
-    if (isResponse(source)) {
+    if (isPromiseLike(source)) {
+      source.then(releaseUnread, noop)
+    } else if (isResponse(source)) {
       if (!source.bodyUsed) openBytes(source.body)?.release()
     } else {
       openSource(source)?.release()
@@ -98,6 +100,7 @@ class IteratorSource implements Source {
 class SyncIteratorSource implements Source {
   readonly #iterator: Iterator<unknown>
   #over = false
+  #isRunning = false
 
   constructor (iterator: Iterator<unknown>) {
     this.#iterator = iterator
@@ -105,13 +108,17 @@ class SyncIteratorSource implements Source {
 
   next (): IteratorResult<unknown> | PromiseLike<IteratorResult<unknown>> {
     let result: IteratorResult<unknown>
+    this.#isRunning = true
     try {
       result = this.#iterator.next()
-      if (result.done === true) this.#over = true
     } catch (error) {
       this.#over = true
       throw error
+    } finally {
+      this.#isRunning = false
     }
+    if (result.done === true) this.#over = true
+    else if (this.#over) returnIterator(this.#iterator)
     if (result.done === true || !isPromiseLike(result.value)) return result
     return result.value.then(value => ({ done: false, value }))
   }
@@ -119,7 +126,8 @@ class SyncIteratorSource implements Source {
   release (): void {
     if (this.#over) return
     this.#over = true
-    returnIterator(this.#iterator)
+    // A generator that ends its own stream can be returned only when it has given its item.
+    if (!this.#isRunning) returnIterator(this.#iterator)
   }
 }
 

@@ -3,7 +3,7 @@
  * https://html.spec.whatwg.org/multipage/server-sent-events.html
  */
 import type { FastifyReply } from 'fastify'
-import { FST_STREAM_INVALID_SOURCE, shown } from '../errors.ts'
+import { FST_STREAM_INVALID_SOURCE, kindOf } from '../errors.ts'
 import { eventStreamCallRules, isPlainObject, pickRetry, resolveCallOptions, type ResolvedOptions } from '../options.ts'
 import { encodeEvent, END_ID, isComment, retryLine, type EventItem } from './encode.ts'
 import { readLastEventId } from './last-event-id.ts'
@@ -46,7 +46,8 @@ export interface EventStream {
 /** What `reply.sse()` reads from. */
 export type EventSource =
   | AsyncIterable<unknown>
-  | Iterable<unknown>
+  // A string is iterable, too.
+  | (Iterable<unknown> & object)
   | NodeJS.ReadableStream
   | ReadableStream<unknown>
   | Response
@@ -89,13 +90,11 @@ class EventStreamReply extends Lifecycle {
 
   send (event: unknown): Promise<boolean> {
     if (!this.isOpen) return closed
-    let block: string
     try {
-      block = encodeEvent(event, this.options.serialize)
+      return this.push(encodeEvent(event, this.options.serialize), isComment(event) ? 0 : 1)
     } catch (error) {
       return this.reject(error)
     }
-    return this.push(block, isComment(event) ? 0 : 1)
   }
 
   comment (text: unknown = ''): Promise<boolean> {
@@ -112,6 +111,8 @@ class EventStreamReply extends Lifecycle {
   }
 
   protected contentHeaders (): Record<string, string> {
+    // Those of a relayed Response, for example: nobody knows the length of an event stream.
+    if (this.reply.hasHeader('content-length')) this.reply.removeHeader('content-length')
     const type = this.reply.getHeader('content-type')
     const isEventStream = typeof type === 'string' && /^text\/event-stream\s*(;|$)/i.test(type)
     return isEventStream ? {} : { 'content-type': 'text/event-stream' }
@@ -178,12 +179,12 @@ class EventStreamReply extends Lifecycle {
     let opened: Source | undefined
     try {
       opened = isResponse(source) ? openRelay(source, this.options.maxBuffered) : openSource(source)
-      if (opened === undefined) throw new FST_STREAM_INVALID_SOURCE(sourceRule, shown(source))
+      if (opened === undefined) throw new FST_STREAM_INVALID_SOURCE(sourceRule, kindOf(source))
     } catch (error) {
       releaseUnread(source)
       return this.end('failed', error)
     }
-    this.read(opened)
+    void this.read(opened)
   }
 
   #relay ({ bytes, events, continuesLineBreak }: RelayedBlocks): void {
@@ -234,12 +235,16 @@ class PublicEventStream implements EventStream {
 
 /** What a client may know of an error. */
 function publicError (error: unknown): { code: string, message: string } {
-  const { statusCode, expose, code, message } = Object(error) as { statusCode?: unknown, expose?: unknown, code?: unknown, message?: unknown }
-  const isForClients = (typeof statusCode === 'number' && statusCode < 500) || expose === true
-  return {
-    code: isForClients && typeof code === 'string' ? code : 'FST_STREAM_SOURCE_FAILED',
-    message: isForClients && typeof message === 'string' ? message : 'Internal Server Error'
+  const known = { code: 'FST_STREAM_SOURCE_FAILED', message: 'Internal Server Error' }
+  try {
+    const { statusCode, expose, code, message } = Object(error) as Record<string, unknown>
+    const isForClients = (typeof statusCode === 'number' && statusCode < 500) || expose === true
+    if (isForClients && typeof code === 'string') known.code = code
+    if (isForClients && typeof message === 'string') known.message = message
+  } catch {
+    // An error whose properties throw tells nothing.
   }
+  return known
 }
 
 function waitForClose (): undefined {}

@@ -4,7 +4,7 @@
 import { format, types } from 'node:util'
 import type { FastifyReply } from 'fastify'
 import {
-  FST_STREAM_INVALID_CHUNK, FST_STREAM_INVALID_SOURCE, FST_STREAM_SPINNING, FST_STREAM_UNAVAILABLE, kindOf, shown
+  FST_STREAM_INVALID_CHUNK, FST_STREAM_INVALID_SOURCE, FST_STREAM_SPINNING, FST_STREAM_UNAVAILABLE, kindOf
 } from '../errors.ts'
 import { resolveCallOptions, writerCallRules, type ResolvedOptions } from '../options.ts'
 import { Lifecycle, type Farewell, type Host, type StreamOutcome } from './lifecycle.ts'
@@ -46,7 +46,8 @@ export interface StreamWriter {
 /** What `reply.streamWriter()` can take its chunks from. */
 export type ChunkSource =
   | AsyncIterable<string | Uint8Array>
-  | Iterable<string | Uint8Array>
+  // A string is iterable, too.
+  | (Iterable<string | Uint8Array> & object)
   | NodeJS.ReadableStream
   | ReadableStream<unknown>
 
@@ -199,7 +200,7 @@ class StreamWriterReply extends Lifecycle {
     let opened
     try {
       opened = openChunks(source)
-      if (opened === undefined) throw new FST_STREAM_INVALID_SOURCE(rule, shown(source))
+      if (opened === undefined) throw new FST_STREAM_INVALID_SOURCE(rule, kindOf(source))
     } catch (error) {
       releaseUnread(source)
       this.end('failed', error)

@@ -151,7 +151,7 @@ t.test('what is refused', async t => {
   }
 
   t.test('an error message is one line, whatever the field held', async t => {
-    t.throws(() => encode({ id: 'a\r\nb' }), { message: "The field 'id' of an event must be free of line breaks and NUL, got 'a\\r\\nb'" })
+    t.throws(() => encode({ id: 'a\r\nb' }), { message: "The field 'id' of an event must be free of line breaks and NUL, got 'a string'" })
   })
 
   for (const value of [1, null, {}, true]) {

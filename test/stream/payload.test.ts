@@ -456,3 +456,53 @@ t.test('@fastify/compress with customTypes that let it compress event streams', 
     t.strictSame(troubles(server), [])
   })
 })
+
+const observers: Record<string, (payload: Readable, see: (chunk: unknown) => void) => void> = {
+  'its data events': (payload, see) => { payload.on('data', see) },
+  'a pipe to somewhere else': (payload, see) => { payload.pipe(new PassThrough()).on('data', see) },
+  'read()': (payload, see) => {
+    payload.on('readable', () => { for (let chunk; (chunk = payload.read() as unknown) !== null;) see(chunk) })
+  }
+}
+for (const [name, observe] of Object.entries(observers)) {
+  t.test(`a hook that looks at the payload by ${name} and passes it on shares it with the client`, async t => {
+    let seen = ''
+    const server = await serve(t, (request, reply) => reply.sse(soon('x', 'y')), {}, app => {
+      app.addHook('onSend', (request, reply, payload, done) => {
+        observe(payload as Readable, chunk => { seen += String(chunk) })
+        done(null, payload)
+      })
+    })
+    const { body, isWhole } = await fetchRaw(t, server.port)
+    t.equal(body, 'data: x\n\ndata: y\n\n')
+    t.ok(isWhole)
+    t.match(await server.outcome(), { reason: 'completed', events: 2, bytes: 18 })
+    t.equal(seen, body)
+  })
+}
+
+t.test('an error of a hook that has begun to read the payload, or of a later one, is the whole reply', async t => {
+  type Hook = (payload: Readable, done: (error: Error | null, payload?: unknown) => void) => void
+  const reading: Hook = (payload, done) => { done(null, payload.pipe(new PassThrough())) }
+  const later: Hook = (payload, done) => { setImmediate(done, new Teapot('refused')) }
+  const atOnce: Hook = (payload, done) => {
+    payload.pipe(new PassThrough())
+    done(new Teapot('refused'))
+  }
+  for (const [hooks, opened] of [[[atOnce], 0], [[reading, later], 1]] as const) {
+    const server = await serve(t, (request, reply) => reply.sse(soon('x')), {}, app => {
+      for (const hook of hooks) {
+        app.addHook('onSend', (request, reply, payload, done) => {
+          if (payload instanceof Readable) hook(payload, done)
+          else done(null, payload)
+        })
+      }
+    })
+    const { head, body } = await fetchRaw(t, server.port)
+    t.match(head, /^HTTP\/1\.1 418 /)
+    t.notMatch(head, /event-stream|x-accel-buffering/)
+    t.match(JSON.parse(body), { message: 'refused' })
+    t.match(await server.outcome(), { reason: 'failed', events: 0, bytes: 0, error: { message: 'refused' } })
+    t.match(server.app.streaming.stats(), { open: 0, opened, closed: { failed: opened } })
+  }
+})

@@ -5,10 +5,11 @@ import net from 'node:net'
 import tls from 'node:tls'
 import t, { type Test } from 'tap'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { eventually, turn } from '../fixtures/clock.ts'
+import { eventually, fakeClock, turn } from '../fixtures/clock.ts'
 import { connect, dechunk, fetchRaw, open, requestText } from '../fixtures/raw.ts'
 import { serve, type ServeOptions, type TestServer } from '../fixtures/server.ts'
 import { cert, key } from '../fixtures/tls.ts'
+import type { EventStream } from '../../lib/index.ts'
 
 const silence = (): undefined => {}
 
@@ -217,6 +218,21 @@ t.test('pipelined requests', async t => {
     const text = await client.end()
     t.equal(bodies(text)[1], `data: ${item}\n\n`.repeat(200))
     t.match(await server.outcome(1), { reason: 'completed', events: 200 })
+  })
+
+  t.test('do not count as stalled while they are queued behind another', async t => {
+    const streams: EventStream[] = []
+    const server = await serve(t, async (request, reply) => { streams.push(await reply.sse({ writeTimeout: 1000, heartbeat: 0 })) })
+    const clock = fakeClock(t)
+    const client = connect(t, server.port)
+    client.write(pipelined('/?n=1') + requestText({ path: '/?n=2' }))
+    await eventually(() => streams.length === 2)
+    streams[1].send('late')
+    await turn(5)
+    clock.tick(5000)
+    t.equal(streams[1].isOpen, true)
+    for (const stream of streams) stream.close()
+    t.strictSame(bodies(await client.end()), ['', 'data: late\n\n'])
   })
 
   t.test('settle when the client leaves while a stream is queued behind another', async t => {

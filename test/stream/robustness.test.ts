@@ -1,0 +1,242 @@
+import '../fixtures/guard.ts'
+import http2 from 'node:http2'
+import Fastify, { type FastifyReply } from 'fastify'
+import t from 'tap'
+import streaming, { type EventStream, type StreamWriter } from '../../lib/index.ts'
+import { connect, fetchRaw, open, requestText } from '../fixtures/raw.ts'
+import { serve } from '../fixtures/server.ts'
+
+t.test('a sync generator that ends its own stream is released, once', async t => {
+  let released = 0
+  const { port, outcome } = await serve(t, (request, reply) => reply.sse(stream => (function * () {
+    try {
+      yield 'a'
+      stream.close()
+      yield 'b'
+    } finally {
+      released++
+    }
+  })()))
+  t.equal((await fetchRaw(t, port)).body, 'data: a\n\n')
+  t.match(await outcome(), { reason: 'closed', events: 1 })
+  t.equal(released, 1)
+})
+
+t.test('a source that a refused promise would have given is released when it comes', async t => {
+  let released = 0
+  const iterator = { next: async () => ({ done: true as const, value: undefined }), async return () { released++; return { done: true as const, value: undefined } } }
+  const source = Promise.resolve({ [Symbol.asyncIterator]: () => iterator })
+  const { port } = await serve(t, (request, reply) => reply.sse(source as never))
+  t.match((await fetchRaw(t, port)).body, /FST_STREAM_INVALID_SOURCE.*\[object Promise\]/)
+  t.equal(released, 1)
+})
+
+t.test('a hook that destroys the payload gets the error reply of Fastify', async t => {
+  for (const error of [undefined, new Error('by the hook')]) {
+    const { port, outcome } = await serve(t, () => {}, {}, app => {
+      app.get('/destroyed', {
+        onSend: async (request, reply, payload) => {
+          if (typeof payload === 'object' && payload !== null) (payload as import('node:stream').Readable).destroy(error).on('error', () => {})
+          return payload
+        }
+      }, (request, reply) => reply.sse(['a']))
+    })
+    t.match((await fetchRaw(t, port, { path: '/destroyed' })).head, /^HTTP\/1.1 500 /)
+    t.match(await outcome(), { reason: 'failed', bytes: 0 })
+  }
+})
+
+t.test('a send() that somebody else has put on the reply is used, and put back', async t => {
+  const sent: unknown[] = []
+  let tracedReply!: FastifyReply
+  const { port, outcome } = await serve(t, (request, reply) => reply.sse(['a']), {}, app => {
+    app.addHook('onRequest', async (request, reply) => {
+      tracedReply = reply
+      const { send } = reply
+      reply.send = function (this: FastifyReply, ...args: unknown[]) {
+        sent.push(args[0] instanceof Error ? args[0].message : 'a payload')
+        return send.apply(this, args as [unknown])
+      } as never
+    })
+    app.get('/fails', (request, reply) => reply.sse([Symbol.iterator] as never))
+  })
+  t.equal((await fetchRaw(t, port)).body, 'data: a\n\n')
+  await outcome()
+  t.strictSame(sent, ['a payload'])
+  t.ok(Object.hasOwn(tracedReply, 'send'))
+  t.match((await fetchRaw(t, port, { path: '/fails' })).head, /^HTTP\/1.1 500 /)
+  t.match(sent[1], /^An event must be/)
+})
+
+t.test('a second stream that nobody catches leaves the first one alone', async t => {
+  for (const handler of [
+    (reply: FastifyReply) => { void reply.sse(['first']); return reply.sse(['second']) },
+    async (reply: FastifyReply) => { void reply.sse(['first']); return await reply.sse(['second']) },
+    (reply: FastifyReply) => {
+      void reply.sse(async function * () { await new Promise(resolve => setImmediate(resolve)); yield 'first' }())
+      return reply.sse(['second'])
+    }
+  ]) {
+    const { port, outcome, logs } = await serve(t, (request, reply) => handler(reply))
+    t.equal((await fetchRaw(t, port)).body, 'data: first\n\n')
+    t.match(await outcome(), { reason: 'completed' })
+    // By us, or by Fastify when the first stream has ended by then.
+    t.equal(logs.filter(({ err }) => err?.code === 'FST_STREAM_ALREADY_STREAMING').length, 1)
+  }
+})
+
+t.test('twenty pipelined streams cause no warning', async t => {
+  const { port, outcome } = await serve(t, (request, reply) => reply.sse(async function * () {
+    await new Promise(resolve => setImmediate(resolve))
+    yield 'a'
+  }()))
+  const client = connect(t, port)
+  client.write(requestText({ headers: ['Connection: keep-alive'] }).repeat(19) + requestText())
+  t.equal((await client.end()).split('data: a\n\n').length - 1, 20)
+  t.match(await outcome(19), { reason: 'completed' })
+})
+
+t.test('an error whose properties throw is told as a failed source', async t => {
+  const { port, outcome } = await serve(t, (request, reply) => reply.sse(async function * () {
+    yield 'a'
+    await new Promise(resolve => setImmediate(resolve))
+    throw Object.defineProperty(new Error('x'), 'statusCode', { get () { throw new Error('getter') } })
+  }()))
+  t.equal((await fetchRaw(t, port)).body, 'data: a\n\nevent: error\ndata: {"code":"FST_STREAM_SOURCE_FAILED","message":"Internal Server Error"}\n\n')
+  t.match(await outcome(), { reason: 'failed' })
+})
+
+t.test('a content-length of the handler is not the length of an event stream', async t => {
+  const { port } = await serve(t, (request, reply) => reply.header('content-length', 3).sse(async function * () {
+    yield 'longer'
+    await new Promise(resolve => setImmediate(resolve))
+  }()))
+  const { head, body } = await fetchRaw(t, port)
+  t.notMatch(head, /content-length/i)
+  t.equal(body, 'data: longer\n\n')
+})
+
+t.test('error messages tell what a value is, not what is in it', async t => {
+  class User { password = 'SECRET' }
+  for (const start of [
+    (reply: FastifyReply) => reply.sse(new User() as never),
+    (reply: FastifyReply) => reply.sse('SECRET' as never),
+    (reply: FastifyReply) => reply.sse({ data: 'SECRET' } as never),
+    (reply: FastifyReply) => reply.sse([{ id: new User() }] as never),
+    (reply: FastifyReply) => reply.sse([{ id: 'SECRET\n' }]),
+    (reply: FastifyReply) => reply.sse(['SECRET \ud800']),
+    (reply: FastifyReply) => reply.sse([{ data: 'x', retry: new User() }] as never),
+    (reply: FastifyReply) => reply.streamWriter('SECRET' as never),
+    (reply: FastifyReply) => reply.streamWriter(['SECRET \ud800']),
+    (reply: FastifyReply) => reply.streamWriter(() => new User() as never)
+  ]) {
+    const { port } = await serve(t, (request, reply) => start(reply))
+    const { head, body } = await fetchRaw(t, port)
+    t.match(head, /^HTTP\/1.1 500 /)
+    t.notMatch(body, /SECRET/)
+  }
+})
+
+t.test('a client that left while hooks ran over an error leaves no trace but the outcome', async t => {
+  let running!: () => void
+  const hookRuns = new Promise<void>(resolve => { running = resolve })
+  let release!: () => void
+  const held = new Promise<void>(resolve => { release = resolve })
+  const server = await serve(t, (request, reply) => reply.sse(async stream => {
+    void stream.send('a')
+    throw new Error('boom')
+  }), {
+    before: app => app.addHook('onSend', async () => {
+      running()
+      await held
+    })
+  })
+  const client = open(t, server.port)
+  await hookRuns
+  client.destroy()
+  t.match(await server.outcome(), { reason: 'failed', events: 0, bytes: 0 })
+  release()
+  await new Promise(resolve => setImmediate(resolve))
+  t.equal(server.app.streaming.stats().closed.failed, 0)
+  t.strictSame(server.logs.filter(({ level }) => level > 30), [])
+})
+
+t.test('events that were accepted count, also when the client leaves before the head', async t => {
+  let sent!: () => void
+  const bothSent = new Promise<void>(resolve => { sent = resolve })
+  const { port, outcome } = await serve(t, (request, reply) => reply.sse((stream: EventStream) => {
+    void stream.send('a')
+    void stream.send('b')
+    sent()
+  }), { before: app => app.addHook('onSend', async () => await new Promise<void>(resolve => setTimeout(resolve, 50))) })
+  const client = open(t, port)
+  await bothSent
+  client.destroy()
+  t.match(await outcome(), { reason: 'disconnected', events: 2, bytes: 0 })
+})
+
+t.test('a hundred thousand single bytes that nobody waits for arrive whole', async t => {
+  const { port } = await serve(t, (request, reply) => reply.streamWriter((writer: StreamWriter) => {
+    for (let i = 0; i < 100_000; i++) void writer.write(Buffer.from([97 + i % 26]))
+    return false
+  }))
+  const { body, isWhole } = await fetchRaw(t, port)
+  t.ok(isWhole)
+  t.equal(body, 'abcdefghijklmnopqrstuvwxyz'.repeat(3847).slice(0, 100_000))
+})
+
+t.test('an HTTP/2 client that takes a little at a time is not cut', async t => {
+  const app = Fastify({ http2: true })
+  await app.register(streaming, { writeTimeout: 400 })
+  app.get('/', (request, reply) => reply.streamWriter(['x'.repeat(60_000)]))
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  t.teardown(() => app.close())
+  const session = http2.connect(`http://127.0.0.1:${(app.server.address() as { port: number }).port}`, { settings: { initialWindowSize: 4096 } })
+  t.teardown(() => { session.destroy() })
+  const stream = session.request({ ':path': '/' })
+  let received = 0
+  await new Promise<void>((resolve, reject) => {
+    stream.on('error', reject)
+    stream.on('data', chunk => {
+      received += chunk.length
+      stream.pause()
+      setTimeout(() => stream.resume(), 60)
+    })
+    stream.on('end', resolve)
+  })
+  t.equal(received, 60_000)
+})
+
+t.test('a client that has reset its connection is not taken for a wrong clientKey', async t => {
+  const { port, outcome, logs } = await serve(t, (request, reply) => {
+    Object.defineProperty(request, 'ip', { value: undefined })
+    return reply.sse(['a'])
+  }, { streaming: { maxStreamsPerClient: 1 } })
+  await fetchRaw(t, port)
+  t.match(await outcome(), { reason: 'completed' })
+  t.strictSame(logs.filter(({ level }) => level > 30), [])
+})
+
+t.test('the longest heartbeat overflows no timer', async t => {
+  const { port } = await serve(t, (request, reply) => reply.sse(async function * () { yield 'a' }()), { streaming: { heartbeat: 2 ** 31 - 1 } })
+  t.equal((await fetchRaw(t, port)).body, 'data: a\n\n')
+})
+
+t.test('what ends the stream while it is serialized is not sent, and does not count', async t => {
+  const lastWords = (end: () => void) => ({ toJSON () { end(); return 'last words' } })
+  const sent: Array<Promise<boolean>> = []
+  for (const handler of [
+    (reply: FastifyReply) => reply.sse(stream => { sent.push(stream.send({ data: lastWords(() => stream.close()) })) }),
+    (reply: FastifyReply) => reply.sse(async stream => {
+      await stream.send({ comment: 'open' })
+      sent.push(stream.send({ data: lastWords(() => stream.close()) }))
+    }),
+    (reply: FastifyReply) => reply.sse(stream => [{ data: lastWords(() => stream.close()) }]),
+    (reply: FastifyReply) => reply.streamWriter(writer => { sent.push(writer.json(lastWords(() => { void writer.end('the end') }))) })
+  ]) {
+    const { port, outcome } = await serve(t, (request, reply) => handler(reply))
+    t.notMatch((await fetchRaw(t, port)).body, /last words/)
+    t.match(await outcome(), { events: 0 })
+  }
+  t.strictSame(await Promise.all(sent), [false, false, false])
+})
