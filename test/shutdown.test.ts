@@ -7,7 +7,7 @@ import type net from 'node:net'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { Agent, request as send } from 'undici'
-import { eventually, fakeClock, turn } from './fixtures/clock.ts'
+import { deferred, eventually, fakeClock, turn } from './fixtures/clock.ts'
 import { connect, dechunk, fetchRaw, open, requestText } from './fixtures/raw.ts'
 import { serve, type ServeOptions } from './fixtures/server.ts'
 import { cert, key } from './fixtures/tls.ts'
@@ -62,14 +62,6 @@ async function openWriter (t: Test, options: ServeOptions = {}) {
   const client = open(t, server.port, { headers: ['Connection: keep-alive'] })
   await client.until('begun\n')
   return { ...server, client, writer, finish: () => finish(false) }
-}
-
-interface Deferred { promise: Promise<void>, resolve: () => void }
-
-function deferred (): Deferred {
-  let resolve!: () => void
-  const promise = new Promise<void>(_resolve => { resolve = _resolve })
-  return { promise, resolve }
 }
 
 /** Fills a connection up to the last buffer; resolves when the socket takes no more. */

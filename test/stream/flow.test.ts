@@ -2,31 +2,11 @@ import '../fixtures/guard.ts'
 import { get } from 'node:http'
 import type { Socket } from 'node:net'
 import t from 'tap'
-import { eventually, turn } from '../fixtures/clock.ts'
-import { fetchRaw, open } from '../fixtures/raw.ts'
+import { eventually, settles, turn } from '../fixtures/clock.ts'
+import { chunksOf, fetchRaw, open } from '../fixtures/raw.ts'
 import { serve } from '../fixtures/server.ts'
 import { Turns } from '../../lib/stream/turns.ts'
 import type { EventSource, EventSourceFunction, EventStream } from '../../lib/index.ts'
-
-/** The body as the sizes of its HTTP chunks: one for each write. */
-function chunksOf (text: string): string[] {
-  const chunks: string[] = []
-  for (let rest = text.slice(text.indexOf('\r\n\r\n') + 4); rest !== '';) {
-    const lineEnd = rest.indexOf('\r\n')
-    const size = parseInt(rest.slice(0, lineEnd), 16)
-    chunks.push(rest.slice(lineEnd + 2, lineEnd + 2 + size))
-    rest = rest.slice(lineEnd + 4 + size)
-  }
-  return chunks
-}
-
-/** True once `promise` has settled, if it does in ten turns of the loop. */
-async function settles (promise: Promise<unknown>): Promise<boolean> {
-  let settled = false
-  promise.then(() => { settled = true }, () => { settled = true })
-  await turn(10)
-  return settled
-}
 
 t.test('the next item is asked for only when the socket wants more', async t => {
   let asked = 0

@@ -7,9 +7,10 @@ import rateLimit from '@fastify/rate-limit'
 import session from '@fastify/session'
 import fastify, { type FastifyReply, type FastifyRequest } from 'fastify'
 import t, { type Test } from 'tap'
-import { eventually, fakeClock, turn } from '../fixtures/clock.ts'
+import { deferred, eventually, fakeClock, turn } from '../fixtures/clock.ts'
 import { fetchRaw, open } from '../fixtures/raw.ts'
-import { serve, type TestServer } from '../fixtures/server.ts'
+import { soon, Teapot } from '../fixtures/samples.ts'
+import { serve, troubles, type TestServer } from '../fixtures/server.ts'
 
 const eventStreamHead =
   'HTTP/1.1 200 OK\r\n' +
@@ -30,33 +31,11 @@ function headersOf (head: string): Record<string, string> {
   }))
 }
 
-/** Lines that somebody should look at. */
-function troubles ({ logs }: TestServer): string[] {
-  return logs.filter(line => line.level >= 40).map(line => line.msg)
-}
-
-function deferred<T = void> (): { promise: Promise<T>, resolve: (value: T) => void, reject: (error: unknown) => void } {
-  let resolve!: (value: T) => void
-  let reject!: (error: unknown) => void
-  const promise = new Promise<T>((_resolve, _reject) => { resolve = _resolve; reject = _reject })
-  return { promise, resolve, reject }
-}
-
-class Teapot extends Error {
-  statusCode = 418
-  code = 'TEAPOT'
-}
-
 // Not there in every version of Fastify that this package works with.
 const hasHandlerTimeout = 'handlerTimeout' in fastify().initialConfig
 const LogController = fastify.LogController as typeof fastify.LogController | undefined
 
 const silence = (): undefined => {}
-
-async function * soon (data: string): AsyncGenerator<string> {
-  await turn(2)
-  yield data
-}
 
 async function * failing (): AsyncGenerator<string> {
   throw new Teapot('short and stout')

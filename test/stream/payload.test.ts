@@ -4,33 +4,18 @@ import t from 'tap'
 import { PassThrough, pipeline, Readable, Transform } from 'node:stream'
 import { constants, gunzipSync } from 'node:zlib'
 import fastify, { type FastifyInstance, type FastifyReply } from 'fastify'
-import { eventually, turn } from '../fixtures/clock.ts'
+import { deferred, eventually, turn } from '../fixtures/clock.ts'
 import { dechunk, fetchRaw, open } from '../fixtures/raw.ts'
-import { serve, type TestServer } from '../fixtures/server.ts'
+import { soon, Teapot } from '../fixtures/samples.ts'
+import { serve, troubles } from '../fixtures/server.ts'
 
 // Not there in every version of Fastify that this package works with.
 const hasHandlerTimeout = 'handlerTimeout' in fastify().initialConfig
 
 const silence = (): undefined => {}
 
-class Teapot extends Error {
-  statusCode = 418
-  code = 'TEAPOT'
-}
-
-function deferred<T = void> (): { promise: Promise<T>, resolve: (value: T) => void, reject: (error: unknown) => void } {
-  let resolve!: (value: T) => void
-  let reject!: (error: unknown) => void
-  const promise = new Promise<T>((_resolve, _reject) => { resolve = _resolve; reject = _reject })
-  return { promise, resolve, reject }
-}
-
 function upperCase (): Transform {
   return new Transform({ transform (chunk, encoding, done) { done(null, String(chunk).toUpperCase()) } })
-}
-
-function troubles ({ logs }: TestServer): string[] {
-  return logs.filter(line => line.level >= 40).map(line => line.msg)
 }
 
 /** Runs `change` on the payload of the first reply of each request, not on that of an error. */
@@ -39,13 +24,6 @@ function onStream (change: (payload: Readable, reply: FastifyReply) => unknown):
     app.addHook('onSend', async (request, reply, payload) => {
       return payload instanceof Readable ? await change(payload, reply) : payload
     })
-  }
-}
-
-async function * soon (...items: string[]): AsyncGenerator<string> {
-  for (const item of items) {
-    await turn(2)
-    yield item
   }
 }
 

@@ -7,33 +7,18 @@ import t, { type Test } from 'tap'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { eventually, fakeClock, turn } from '../fixtures/clock.ts'
 import { connect, dechunk, fetchRaw, open, requestText } from '../fixtures/raw.ts'
-import { serve, type ServeOptions, type TestServer } from '../fixtures/server.ts'
+import { soon, Teapot } from '../fixtures/samples.ts'
+import { serve, troubles, type ServeOptions, type TestServer } from '../fixtures/server.ts'
 import { cert, key } from '../fixtures/tls.ts'
 import type { EventStream } from '../../lib/index.ts'
 
 const silence = (): undefined => {}
-
-async function * soon (...items: string[]): AsyncGenerator<string> {
-  for (const item of items) {
-    await turn(2)
-    yield item
-  }
-}
-
-function troubles ({ logs }: TestServer): string[] {
-  return logs.filter(line => line.level >= 40).map(line => line.msg)
-}
 
 function coreLines ({ logs }: TestServer): string[] {
   return logs.map(line => line.msg).filter(msg => !/^(Server listening|incoming request|request completed|stream closed$)/.test(msg))
 }
 
 type Numbered = FastifyRequest<{ Querystring: { n: string } }>
-
-class Teapot extends Error {
-  statusCode = 418
-  code = 'TEAPOT'
-}
 
 function withoutDate (text: string): string {
   return text.replace(/^Date: .*\r\n/mg, '')

@@ -5,7 +5,7 @@ import { MessageChannel } from 'node:worker_threads'
 import t from 'tap'
 import { request } from 'undici'
 import { eventually, turn } from '../fixtures/clock.ts'
-import { fetchRaw, open } from '../fixtures/raw.ts'
+import { chunksOf, fetchRaw, open } from '../fixtures/raw.ts'
 import { serve, type ServeOptions } from '../fixtures/server.ts'
 import type { StreamWriter, StreamWriterCallback, StreamWriterOptions } from '../../lib/index.ts'
 
@@ -14,18 +14,6 @@ type Test = Parameters<typeof serve>[0]
 /** A server whose `GET /` is `reply.streamWriter(source, options)`. */
 async function writing (t: Test, source: unknown, options?: StreamWriterOptions, serveOptions?: ServeOptions) {
   return await serve(t, (request, reply) => reply.streamWriter(source as StreamWriterCallback, options), serveOptions)
-}
-
-/** The body as its HTTP chunks: one for each write. */
-function chunksOf (text: string): string[] {
-  const chunks: string[] = []
-  for (let rest = text.slice(text.indexOf('\r\n\r\n') + 4); rest !== '';) {
-    const lineEnd = rest.indexOf('\r\n')
-    const size = parseInt(rest.slice(0, lineEnd), 16)
-    chunks.push(rest.slice(lineEnd + 2, lineEnd + 2 + size))
-    rest = rest.slice(lineEnd + 4 + size)
-  }
-  return chunks
 }
 
 t.test('a round', async t => {

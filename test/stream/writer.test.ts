@@ -5,7 +5,7 @@ import { get, type IncomingMessage } from 'node:http'
 import { setImmediate as immediate } from 'node:timers/promises'
 import t from 'tap'
 import { fetch, request } from 'undici'
-import { eventually, fakeClock, turn } from '../fixtures/clock.ts'
+import { eventually, fakeClock, settles, turn } from '../fixtures/clock.ts'
 import { fetchRaw, open } from '../fixtures/raw.ts'
 import { serve, type ServeOptions } from '../fixtures/server.ts'
 import type { StreamOutcome, StreamWriter, StreamWriterCallback, StreamWriterOptions } from '../../lib/index.ts'
@@ -31,14 +31,6 @@ async function openWriter (t: Test, options?: StreamWriterOptions, serveOptions?
   const client = open(t, server.port)
   await eventually(() => writer !== undefined)
   return { ...server, client, writer, isFull: () => isFull() }
-}
-
-/** True once `promise` has settled, if it does in ten turns of the loop. */
-async function settles (promise: Promise<unknown>): Promise<boolean> {
-  let settled = false
-  promise.then(() => { settled = true }, () => { settled = true })
-  await turn(10)
-  return settled
 }
 
 /** The head and the body of one answer. */
