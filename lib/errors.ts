@@ -65,3 +65,9 @@ export function kindOf (value: unknown): string {
   if (typeof value === 'object' && value !== null) return Object.prototype.toString.call(value)
   return typeof value === 'string' || typeof value === 'function' || typeof value === 'symbol' ? `a ${typeof value}` : shown(value)
 }
+
+/** The error, with what led to it. */
+export function withCause (error: Error, cause: unknown): Error {
+  error.cause = cause
+  return error
+}

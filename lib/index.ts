@@ -3,7 +3,7 @@
  */
 import type { FastifyError, FastifyInstance, FastifyReply } from 'fastify'
 import fp from 'fastify-plugin'
-import { FST_STREAM_NAME_TAKEN } from './errors.ts'
+import { FST_STREAM_NAME_TAKEN, withCause } from './errors.ts'
 import { resolvePluginOptions, type StreamingOptions } from './options.ts'
 import { Registration } from './registration.ts'
 import { markSent, ownerOf, unmarkSent } from './stream/payload.ts'
@@ -68,6 +68,6 @@ function decorate (app: FastifyInstance, name: string, add: () => void): void {
     add()
   } catch (cause) {
     const by = Object.hasOwn(app, kRegistered) ? 'fastify-streaming, which is registered here already' : 'another plugin'
-    throw Object.assign(new FST_STREAM_NAME_TAKEN(name, by), { cause })
+    throw withCause(new FST_STREAM_NAME_TAKEN(name, by), cause)
   }
 }

@@ -97,8 +97,8 @@ export interface ResolvedOptions {
 
 type Rule = [rule: string, check: (value: unknown) => boolean]
 
-// setTimeout() fires at once for anything longer.
-const longestTimer = 2 ** 31 - 1
+/** Milliseconds; `setTimeout()` fires at once for anything longer. */
+export const longestTimer = 2 ** 31 - 1
 
 const duration: Rule = [`milliseconds from 0 to ${longestTimer}`, value => isNumber(value, 0, longestTimer)]
 const retryTime: Rule = ['a non-negative safe integer of milliseconds, or [min, max] of such', isRetry]

@@ -33,6 +33,8 @@ const farewellTime = 500
 // The same for the error reply of a writer that has no head when its grace is over; all in all less than a second.
 const refusalTime = 250
 
+const registrations = new WeakMap<object, Set<Registration>>()
+
 export class Registration implements Host {
   readonly heartbeats = new Heartbeats()
   readonly limits: ResolvedLimits
@@ -44,6 +46,9 @@ export class Registration implements Host {
   readonly #perClient = new Map<string, number>()
   readonly #open = new Set<Lifecycle>()
   readonly #sessions = new SessionCloser()
+  /** All registrations of the same server. */
+  readonly #siblings: Set<Registration>
+  #ended: Promise<void> | undefined
   readonly #closed: StreamingStats['closed'] = Object.fromEntries(outcomeReasons.map(reason => [reason, 0])) as StreamingStats['closed']
   #opened = 0
   #events = 0
@@ -52,6 +57,9 @@ export class Registration implements Host {
   constructor (app: FastifyInstance, limits: ResolvedLimits) {
     this.limits = limits
     this.#isLoggingDisabled = requestLogging(app)
+    this.#siblings = registrations.get(app.server) ?? new Set()
+    this.#siblings.add(this)
+    registrations.set(app.server, this.#siblings)
   }
 
   get open (): number {
@@ -120,8 +128,21 @@ export class Registration implements Host {
     if (wasOpen) publishClose(kind, reply, outcome)
   }
 
-  /** Ends every stream; resolves when all are closed, within the time that clients and writers have for it. */
+  /**
+   * Ends every stream of every registration of the server; resolves when all are closed, within the time that clients
+   * and writers have for it.
+   */
   async shutDown (): Promise<void> {
+    // Fastify runs the hooks of one context after those of the other.
+    await Promise.all([...this.#siblings].map(async registration => await registration.#endAll()))
+  }
+
+  #endAll (): Promise<void> {
+    this.#ended ??= this.#endStreams()
+    return this.#ended
+  }
+
+  async #endStreams (): Promise<void> {
     this.isClosing = true
     const { grace } = this.limits.shutdown
     const streams = [...this.#admitted.keys()]

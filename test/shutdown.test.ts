@@ -4,14 +4,16 @@ import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import http2, { type ClientHttp2Session, type Http2ServerResponse } from 'node:http2'
 import type net from 'node:net'
+import type { AddressInfo } from 'node:net'
 import { fileURLToPath } from 'node:url'
+import Fastify, { type FastifyReply } from 'fastify'
 import t from 'tap'
 import { Agent, request as send } from 'undici'
 import { deferred, eventually, fakeClock, turn } from './fixtures/clock.ts'
 import { connect, dechunk, fetchRaw, open, requestText } from './fixtures/raw.ts'
 import { serve, type ServeOptions } from './fixtures/server.ts'
 import { cert, key } from './fixtures/tls.ts'
-import type { EventStream, StreamOutcome, StreamWriter } from '../lib/index.ts'
+import streaming, { type EventStream, type StreamOutcome, type StreamWriter } from '../lib/index.ts'
 
 type Test = Parameters<typeof serve>[0]
 
@@ -24,6 +26,12 @@ function bodyOf (text: string): { body: string, isWhole: boolean } {
   // A body that was written and ended before its head was sent has a length.
   const length = /\r\ncontent-length: (\d+)\r\n/i.exec(text.slice(0, split + 2))
   return length === null ? dechunk(body) : { body, isWhole: body.length === Number(length[1]) }
+}
+
+const chunk = 'x'.repeat(64 << 10)
+
+function * forever (): Generator<string> {
+  for (;;) yield chunk
 }
 
 /** What a response in raw text ends with, after `sent`: the reconnection time of a body that has its end. */
@@ -89,8 +97,6 @@ function waitedForProcessor (): number {
 t.test('1000 open streams, some of them stalled, close within a second', async t => {
   const streams = 1000
   const stalledEvery = 25
-  const chunk = 'x'.repeat(64 << 10)
-  const forever = function * () { for (;;) yield chunk }
   let full = 0
   const { app, port, outcomes } = await serve(t, (request, reply) => {
     const { raw } = reply
@@ -781,6 +787,31 @@ t.test('requests that Fastify lets through while the app closes', async t => {
     finish()
     await closed
   })
+})
+
+t.test('streams of several registrations have their time together', async t => {
+  const app = Fastify()
+  const outcomes: StreamOutcome[] = []
+  const raws: Array<FastifyReply['raw']> = []
+  for (const prefix of ['/a', '/b', '/c']) {
+    await app.register(async app => {
+      await app.register(streaming, { onClose: outcome => { outcomes.push(outcome) } })
+      app.get('/', (request, reply) => {
+        raws.push(reply.raw)
+        return reply.sse(forever())
+      })
+    }, { prefix })
+  }
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const clients = ['/a/', '/b/', '/c/'].map(path => open(t, (app.server.address() as AddressInfo).port, { path }))
+  for (const { socket } of clients) socket.pause()
+  await eventually(() => raws.length === 3 && raws.every(raw => raw.writableNeedDrain))
+  const clock = fakeClock(t)
+  const closed = app.close()
+  await turn(5)
+  clock.tick(500)
+  await closed
+  t.match(outcomes, [{ reason: 'shutdown' }, { reason: 'shutdown' }, { reason: 'shutdown' }])
 })
 
 t.test('close() of the app', async t => {

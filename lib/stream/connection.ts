@@ -4,6 +4,7 @@
 import { constants } from 'node:http2'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Http2ServerResponse } from 'node:http2'
+import { ChunkQueue } from './chunk-queue.ts'
 import { onSocketClose } from './shared-listener.ts'
 
 export type RawResponse = ServerResponse | Http2ServerResponse
@@ -30,17 +31,10 @@ export interface ConnectionEvents {
   onClosed (finished: boolean): void
 }
 
-// Progress inside one large write shows only when the write is split.
-const sliceBytes = 64 * 1024
-// Chunks of bytes up to here are copied together while they wait.
-const joinedBytes = 16 * 1024
-const noBytes = Buffer.alloc(0)
-// A string of this length may have become that many bytes.
-const sliceLength = Math.floor(sliceBytes / 3)
+// HTTP/2 hands a write out in frames as its flow control allows, and tells only when all of it is gone.
+const http2SliceBytes = 16 * 1024
 
 export class Connection {
-  /** The response had ended or lost its client before the connection was made. */
-  readonly isOver: boolean
   /** Bytes of the body so far, without HTTP framing. */
   bytes = 0
   /** `performance.now()` of the last write. */
@@ -52,11 +46,7 @@ export class Connection {
   readonly #writeTimeout: number
   #forgetSocket: (() => void) | undefined
   #sink: Sink | undefined
-  #queue: Array<string | Uint8Array> = []
-  #queuedBytes = 0
-  /** The last entry of the queue when it is several chunks, and the memory behind it. */
-  #joined: Uint8Array | undefined
-  #block: Buffer = noBytes
+  readonly #queue: ChunkQueue
   #started = false
   #blocked = false
   #ending = false
@@ -68,8 +58,6 @@ export class Connection {
   #acknowledged = 0
   #deadline: NodeJS.Timeout | undefined
   #waitingSince = 0
-  /** What an HTTP/2 client was ready to take when somebody last looked. */
-  #window: number | undefined
   #room: Array<(open: boolean) => void> = []
   #flushed: Array<(open: boolean) => void> = []
 
@@ -78,10 +66,11 @@ export class Connection {
     this.#response = response
     this.#writeTimeout = writeTimeout
     this.#events = events
-    this.isOver = isOver(request, response)
+    this.#queue = new ChunkQueue(isHttp2(response) ? http2SliceBytes : undefined)
     response.on('finish', this.#onFinish)
     response.on('error', noop)
     if (this.isOver) {
+      // No event will tell what has happened before anybody listened.
       process.nextTick(this.#onClose)
       return
     }
@@ -90,16 +79,23 @@ export class Connection {
     if (response.socket === null) this.#forgetSocket = onSocketClose(request.socket, this.#onClose)
   }
 
+  /** The response has ended, or lost its client. */
+  get isOver (): boolean {
+    const response = this.#response
+    if (response.writableEnded || response.closed) return true
+    return isHttp2(response) ? response.stream.destroyed : response.destroyed || this.#request.socket.destroyed
+  }
+
   /** Bytes that wait, here and in the socket. */
   get bufferedBytes (): number {
     // inject() takes every byte at once, and then lets a mock of a socket chew on it, one chunk a turn.
     const isCounted = this.#sink !== undefined && !this.#closed && !('isLightMyRequest' in this.#sink)
-    return this.#queuedBytes + (isCounted ? (this.#sink as Sink).writableLength : 0)
+    return this.#queue.bytes + (isCounted ? (this.#sink as Sink).writableLength : 0)
   }
 
   /** True while the next item may be asked for. */
   get hasRoom (): boolean {
-    return !this.#blocked && (this.#sink === undefined ? this.#queuedBytes === 0 : this.#queuedBytes < sliceBytes)
+    return !this.#blocked && (this.#sink === undefined ? this.#queue.bytes === 0 : this.#queue.isShort)
   }
 
   /** Resolves `true` when there is room, `false` when the response has closed. */
@@ -119,10 +115,10 @@ export class Connection {
   write (chunk: string | Uint8Array): void {
     const length = typeof chunk === 'string' ? Buffer.byteLength(chunk) : chunk.length
     this.bytes += length
-    this.#enqueue(chunk, length)
+    this.#queue.push(chunk, length)
     if (this.#sink === undefined) return
-    if (this.#queuedBytes >= sliceBytes) this.flush()
-    else this.#scheduleFlush()
+    if (this.#queue.isShort) this.#scheduleFlush()
+    else this.flush()
   }
 
   /** Opens the way: `prelude` and then whatever waits go to `sink`, in the next tick. */
@@ -130,9 +126,7 @@ export class Connection {
     this.#sink = sink
     if (prelude !== '') {
       this.bytes += prelude.length
-      this.#queuedBytes += prelude.length
-      if (typeof this.#queue[0] === 'string') this.#queue[0] = prelude + this.#queue[0]
-      else this.#queue.unshift(prelude)
+      this.#queue.unshift(prelude)
     }
     this.lastWrite = performance.now()
     sink.on('drain', this.#onDrain)
@@ -146,21 +140,21 @@ export class Connection {
   flush (): void {
     const sink = this.#sink
     if (sink === undefined || this.#closed || this.#ended) return
-    if (this.#queue.length === 0 && !this.#started && !this.#ending) sink.flushHeaders?.()
+    if (this.#queue.bytes === 0 && !this.#started && !this.#ending) sink.flushHeaders?.()
     const now = performance.now()
     if (this.#writes === this.#acknowledged) this.#waitingSince = now
-    if (this.#queue.length > 0 && !this.#blocked) this.lastWrite = now
-    while (this.#queue.length > 0 && !this.#blocked) {
-      const chunk = this.#nextSlice()
+    if (this.#queue.bytes > 0 && !this.#blocked) this.lastWrite = now
+    while (this.#queue.bytes > 0 && !this.#blocked) {
+      const chunk = this.#queue.shift()
       this.#writes++
-      if (this.#ending && this.#queue.length === 0) {
+      if (this.#ending && this.#queue.bytes === 0) {
         this.#ended = true
         sink.end(chunk)
       } else {
         this.#blocked = !sink.write(chunk, this.#acknowledge)
       }
     }
-    if (this.#ending && !this.#ended && this.#queue.length === 0) {
+    if (this.#ending && !this.#ended && this.#queue.bytes === 0) {
       this.#writes++
       this.#ended = true
       sink.end()
@@ -190,50 +184,6 @@ export class Connection {
     process.nextTick(destroy, this.#response)
   }
 
-  // Small chunks are joined here: many of them would cost more than their bytes.
-  #enqueue (chunk: string | Uint8Array, length: number): void {
-    const last = this.#queue.length - 1
-    const tail = this.#queue[last]
-    if (typeof chunk === 'string' && typeof tail === 'string' && tail.length + chunk.length < sliceLength) {
-      this.#queue[last] = tail + chunk
-    } else if (typeof chunk !== 'string' && tail !== undefined && typeof tail !== 'string' && tail.length + length <= joinedBytes) {
-      this.#queue[last] = this.#join(tail, chunk)
-    } else {
-      this.#queue.push(chunk)
-    }
-    this.#queuedBytes += length
-  }
-
-  #join (tail: Uint8Array, chunk: Uint8Array): Uint8Array {
-    if (tail !== this.#joined) {
-      this.#block = Buffer.allocUnsafeSlow(joinedBytes)
-      this.#block.set(tail)
-    }
-    this.#block.set(chunk, tail.length)
-    this.#joined = this.#block.subarray(0, tail.length + chunk.length)
-    return this.#joined
-  }
-
-  #nextSlice (): string | Uint8Array {
-    let chunk = this.#queue[0]
-    if (typeof chunk === 'string') {
-      if (chunk.length <= sliceLength) {
-        this.#queue.shift()
-        this.#queuedBytes -= Buffer.byteLength(chunk)
-        return chunk
-      }
-      chunk = Buffer.from(chunk)
-    }
-    if (chunk.length <= sliceBytes) {
-      this.#queue.shift()
-    } else {
-      this.#queue[0] = chunk.subarray(sliceBytes)
-      chunk = chunk.subarray(0, sliceBytes)
-    }
-    this.#queuedBytes -= chunk.length
-    return chunk
-  }
-
   #scheduleFlush (): void {
     if (this.#flushScheduled) return
     this.#flushScheduled = true
@@ -261,7 +211,7 @@ export class Connection {
   }
 
   get #isWaiting (): boolean {
-    return this.#writes !== this.#acknowledged || this.#queue.length > 0
+    return this.#writes !== this.#acknowledged || this.#queue.bytes > 0
   }
 
   readonly #onDrain = (): void => {
@@ -278,20 +228,13 @@ export class Connection {
 
   #watch (milliseconds = this.#writeTimeout): void {
     if (this.#writeTimeout === 0 || this.#deadline !== undefined) return
-    // The flow control of HTTP/2 hands a slice out in pieces, which are seen only by looking.
-    const wait = isHttp2(this.#response) ? Math.min(milliseconds, this.#writeTimeout / 8) : milliseconds
-    this.#deadline = setTimeout(() => this.#checkProgress(), wait)
+    this.#deadline = setTimeout(() => this.#checkProgress(), milliseconds)
     this.#deadline.unref()
   }
 
   #checkProgress (): void {
     this.#deadline = undefined
     if (!this.#isWaiting) return
-    if (isHttp2(this.#response)) {
-      const window = this.#response.stream.session?.state.remoteWindowSize
-      if (window !== this.#window) this.#waitingSince = performance.now()
-      this.#window = window
-    }
     const isBehindAnother = !isHttp2(this.#response) && !this.#ended && this.#response.socket === null
     const left = this.#waitingSince + this.#writeTimeout - performance.now()
     if (isBehindAnother) this.#watch()
@@ -314,8 +257,7 @@ export class Connection {
     this.#response.off('close', this.#onClose)
     this.#forgetSocket?.()
     this.#sink?.off('drain', this.#onDrain)
-    this.#queue = []
-    this.#queuedBytes = 0
+    this.#queue.clear()
     this.#giveRoom(false)
     this.#tellFlushed()
     this.#events.onClosed(this.#finished)
@@ -323,12 +265,6 @@ export class Connection {
 }
 
 const { flushScheduled } = Connection
-
-// No event will tell what has happened before anybody listened.
-function isOver (request: IncomingMessage, response: RawResponse): boolean {
-  if (response.writableEnded || response.closed) return true
-  return isHttp2(response) ? response.stream.destroyed : response.destroyed || request.socket.destroyed
-}
 
 function isHttp2 (response: RawResponse): response is Http2ServerResponse {
   return 'stream' in response

@@ -3,7 +3,7 @@
  * https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
  */
 import { types } from 'node:util'
-import { FST_STREAM_INVALID_EVENT, FST_STREAM_INVALID_FIELD, kindOf, shown } from '../errors.ts'
+import { FST_STREAM_INVALID_EVENT, FST_STREAM_INVALID_FIELD, kindOf, shown, withCause } from '../errors.ts'
 
 /** One event of an event stream. A key whose value is `undefined` counts as absent; at least one key must be left. */
 export interface ServerSentEvent<Data = unknown> {
@@ -160,9 +160,4 @@ function wellFormed (name: string, value: unknown): string {
 
 function hasLineBreak (text: string): boolean {
   return text.indexOf('\n') !== -1 || text.indexOf('\r') !== -1
-}
-
-function withCause (error: Error, cause: unknown): Error {
-  error.cause = cause
-  return error
 }

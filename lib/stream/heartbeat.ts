@@ -1,6 +1,7 @@
 /**
  * One timer for the heartbeats of all streams.
  */
+import { longestTimer } from '../options.ts'
 
 /** What a heartbeat keeps alive. */
 export interface Beating {
@@ -12,8 +13,6 @@ export interface Beating {
   beat (): void
 }
 
-// setTimeout() fires at once for anything longer.
-const longestTimer = 2 ** 31 - 1
 // 10,000 beats in one turn would block the loop for 150 ms.
 const beatsPerTurn = 256
 

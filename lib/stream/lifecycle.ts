@@ -2,12 +2,12 @@
  * One streaming reply, from the call to its outcome: whatever its body is made of.
  */
 import type { FastifyReply } from 'fastify'
-import { FST_STREAM_SOURCE_FAILED, FST_STREAM_TRAILER } from '../errors.ts'
+import { FST_STREAM_INVALID_SOURCE, FST_STREAM_SOURCE_FAILED, FST_STREAM_TRAILER, kindOf, withCause } from '../errors.ts'
 import type { ResolvedLimits, ResolvedOptions } from '../options.ts'
 import { Connection, type ConnectionEvents, type Sink } from './connection.ts'
 import { retryLine } from './encode.ts'
 import type { Beating, Heartbeats } from './heartbeat.ts'
-import { clearHandlerTimeout, disown, emptyPayload, hasTrailers, isSendingError, own, Payload, sendOwned, type ReplyOwner } from './payload.ts'
+import { clearHandlerTimeout, disown, emptyPayload, hasTrailers, isSendingError, own, Payload, removeTrailers, sendOwned, type ReplyOwner } from './payload.ts'
 import { onAbort } from './shared-listener.ts'
 import { isPromiseLike, releaseUnread, type Source } from './source.ts'
 import { Turns } from './turns.ts'
@@ -185,8 +185,24 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     sendOwned(this.reply, new Payload(this.reply.raw, this))
   }
 
-  /** Reads `source` to its end, as fast as the client takes it; it is released when the stream ends. */
-  protected async read (source: Source): Promise<void> {
+  /**
+   * Reads what `open` makes of `source` to its end, as fast as the client takes it; it is released when the stream ends.
+   * Fails the stream when `open` finds nothing to read in it (`rule`: what it must be) or throws.
+   */
+  protected consume (source: unknown, open: (source: unknown) => Source | undefined, rule: string): void {
+    if (!this.isOpen) return releaseUnread(source)
+    let opened
+    try {
+      opened = open(source)
+      if (opened === undefined) throw new FST_STREAM_INVALID_SOURCE(rule, kindOf(source))
+    } catch (error) {
+      releaseUnread(source)
+      return this.end('failed', error)
+    }
+    void this.#read(opened)
+  }
+
+  async #read (source: Source): Promise<void> {
     const { connection } = this
     this.#source = source
     try {
@@ -212,11 +228,11 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
   protected push (chunk: string | Uint8Array, events: number): Promise<boolean> {
     if (this.connection.bufferedBytes > this.options.maxBuffered) {
       this.end('overflow')
-      return no
+      return refused
     }
-    if (!this.accept(chunk, events)) return no
+    if (!this.accept(chunk, events)) return refused
     if (!this.connection.hasRoom) return this.connection.room()
-    return this.#turns.isDue(this.connection.bytes) ? this.#turned() : yes
+    return this.#turns.isDue(this.connection.bytes) ? this.#turned() : accepted
   }
 
   // A loop that awaits nothing but this is a source that never waits.
@@ -267,7 +283,10 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
   attach (sink: Sink): void {
     // The client left, or an error replaced the stream, while hooks ran.
     if (this.#phase !== 'sending') return
-    if (this.#refusal === undefined && hasTrailers(this.reply)) this.end('failed', new FST_STREAM_TRAILER())
+    if (this.#refusal === undefined && hasTrailers(this.reply)) {
+      removeTrailers(this.reply)
+      this.end('failed', new FST_STREAM_TRAILER())
+    }
     if (this.#refusal !== undefined) return this.#refuse(this.#refusal)
     this.#phase = 'open'
     // A body that a hook passes on may still become Fastify's error reply.
@@ -277,6 +296,13 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     this.connection.attach(sink, this.prelude())
     if (this.#reason !== undefined) this.#conclude()
     else if (this.options.heartbeat > 0) this.host.heartbeats.add(this)
+  }
+
+  dropped (error: Error | null): void {
+    // Fastify destroys it when the client has left, which is told on its own.
+    if (this.connection.isOver) return
+    if (error === null) this.end('closed')
+    else this.end('failed', error)
   }
 
   handlerFailed (error: unknown): void {
@@ -476,13 +502,14 @@ function abortError (reason: StreamOutcome['reason']): DOMException {
   return Object.assign(new DOMException(`The stream has ended: ${reason}`, 'AbortError'), { reason })
 }
 
-const yes = Promise.resolve(true)
-const no = Promise.resolve(false)
+const accepted = Promise.resolve(true)
+/** What every method of an ended stream gives. */
+export const refused = Promise.resolve(false)
 
 function noop (): void {}
 
 /** What Fastify can send as an error: an Error, or whatever a handler has thrown. */
 function replyable (error: unknown, reply: FastifyReply): unknown {
   if (error instanceof Error || (error !== undefined && isSendingError(reply))) return error
-  return Object.assign(new FST_STREAM_SOURCE_FAILED(), { cause: error })
+  return withCause(new FST_STREAM_SOURCE_FAILED(), error)
 }

@@ -1,6 +1,7 @@
 /**
  * How a stream goes through `reply.send()`: what Fastify gets to pipe, and who else may send on that reply meanwhile.
  */
+import type { ServerResponse } from 'node:http'
 import { Readable } from 'node:stream'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { FST_STREAM_ALREADY_STREAMING } from '../errors.ts'
@@ -9,8 +10,10 @@ import { releaseUnread } from './source.ts'
 
 /** The stream that has taken a reply. */
 export interface ReplyOwner {
-  /** Fastify pipes the payload into the raw response (`sink` is the response), or a hook reads it (`sink` is the payload). */
+  /** The way is open: into the raw response, or into the payload because a hook has begun to read it. */
   attach (sink: Sink): void
+  /** A hook that was reading the payload has destroyed it before its end. */
+  dropped (error: Error | null): void
   /** The handler threw or rejected. */
   handlerFailed (error: unknown): void
   /** Fastify is about to send an error on this reply. */
@@ -25,8 +28,8 @@ type OwnedReply = FastifyReply & { [kOwner]?: ReplyOwner, [kSent]?: boolean, [kS
 const responseEvents = ['close', 'finish', 'end', 'error'] as const
 
 /**
- * What `reply.send()` gets. When Fastify pipes it into the raw response, the response is handed over and this object
- * is done with; anywhere else it is an ordinary Readable.
+ * What `reply.send()` gets. When Fastify pipes it into the raw response and nobody has read it before, the response is
+ * handed over and this object is done with; otherwise it is an ordinary Readable.
  */
 export class Payload extends Readable implements Sink {
   readonly #response: RawResponse
@@ -48,10 +51,13 @@ export class Payload extends Readable implements Sink {
   }
 
   override pipe<T extends NodeJS.WritableStream> (destination: T, options?: { end?: boolean }): T {
-    // Fastify finds out by itself that a hook has destroyed the payload, and sends its error. A hook that reads it, and
-    // passes it on all the same, shares it with the response.
-    const isShared = this.#isRead || this.readableFlowing !== null
-    if (destination as unknown !== this.#response || this.destroyed || isShared) return super.pipe(destination, options)
+    // Fastify finds out by itself that a hook has destroyed the payload, and sends its error.
+    if (destination as unknown !== this.#response || this.destroyed) return super.pipe(destination, options)
+    // A hook looks at what it passes on: the response gets the same, and its head as soon as without the hook.
+    if (this.#isRead || this.readableFlowing !== null) {
+      setImmediate(() => { if (!this.destroyed) (this.#response as ServerResponse).flushHeaders() })
+      return super.pipe(destination, options)
+    }
     this.#dropListenersOfFastify()
     this.#owner.attach(this.#response as unknown as Sink)
     return destination
@@ -83,9 +89,16 @@ export class Payload extends Readable implements Sink {
     this.emit('drain')
   }
 
+  override _destroy (error: Error | null, callback: (error?: Error | null) => void): void {
+    if (this.#isRead && !this.readableEnded) this.#owner.dropped(error)
+    callback(error)
+  }
+
   // They would hold request, reply and payload for as long as the stream is open (2.5 KiB each), and log every client
   // that leaves as a stream that closed prematurely.
   #dropListenersOfFastify (): void {
+    // Nobody has watched it: it was not Fastify that pipes.
+    if (this.#listenersBefore.length === 0) return
     for (const [i, name] of responseEvents.entries()) {
       const before = new Set(this.#listenersBefore[i])
       for (const listener of this.#response.rawListeners(name)) {
@@ -151,8 +164,21 @@ export function sendOwned (reply: FastifyReply, ...payload: unknown[]): void {
 
 /** True when a trailer is set on the reply, now. */
 export function hasTrailers (reply: FastifyReply): boolean {
-  const trailers = internal(reply, 'fastify.reply.trailers')
-  return typeof trailers === 'object' && trailers !== null && Object.values(trailers).some(value => value !== undefined)
+  return trailersOf(reply).length > 0
+}
+
+/** Takes the trailers away, and what Fastify says of them in the head: an error reply has a length and no chunks. */
+export function removeTrailers (reply: FastifyReply): void {
+  for (const name of trailersOf(reply)) reply.removeTrailer(name)
+  for (const name of ['trailer', 'transfer-encoding']) {
+    reply.removeHeader(name)
+    reply.raw.removeHeader(name)
+  }
+}
+
+function trailersOf (reply: FastifyReply): string[] {
+  const trailers = internal(reply, 'fastify.reply.trailers') as Record<string, unknown> | null | undefined
+  return Object.entries(trailers ?? {}).filter(([, value]) => value !== undefined).map(([name]) => name)
 }
 
 /** True when Fastify is about to send the value it passes to `send()` as an error, whatever that value is. */
@@ -166,14 +192,13 @@ export function clearHandlerTimeout (reply: FastifyReply): void {
 }
 
 // Fastify has no public word for these; test/stream/payload holds that they are there on every version that CI runs.
-function internal (owner: FastifyReply | FastifyRequest, description: string): unknown {
-  const key = Object.getOwnPropertySymbols(owner).find(symbol => symbol.description === description)
-  return key === undefined ? undefined : (owner as unknown as Record<symbol, unknown>)[key]
+function internalKey (owner: FastifyReply | FastifyRequest, description: string): symbol | undefined {
+  return Object.getOwnPropertySymbols(owner).find(symbol => symbol.description === description)
 }
 
-function setInternal (reply: FastifyReply, description: string, value: unknown): void {
-  const key = Object.getOwnPropertySymbols(reply).find(symbol => symbol.description === description) as symbol
-  (reply as OwnedReply)[key] = value
+function internal (owner: FastifyReply | FastifyRequest, description: string): unknown {
+  const key = internalKey(owner, description)
+  return key === undefined ? undefined : (owner as unknown as Record<symbol, unknown>)[key]
 }
 
 const ownedProperties: PropertyDescriptorMap = {
@@ -189,7 +214,8 @@ function sendWhileOwned (this: FastifyReply, ...args: unknown[]): FastifyReply {
   const isForgotten = args.length === 1 && payload === undefined
   if (payload instanceof FST_STREAM_ALREADY_STREAMING) {
     // The call threw; the stream that was first goes on.
-    setInternal(this, 'fastify.reply.isError', false)
+    const isError = internalKey(this, 'fastify.reply.isError')
+    if (isError !== undefined) (this as OwnedReply)[isError] = false
     this.log.warn({ err: payload }, 'a second stream on one reply is refused')
   } else if (payload instanceof Error || isSendingError(this)) {
     ownerOf(this)?.handlerFailed(payload)

@@ -3,14 +3,13 @@
  * https://html.spec.whatwg.org/multipage/server-sent-events.html
  */
 import type { FastifyReply } from 'fastify'
-import { FST_STREAM_INVALID_SOURCE, kindOf } from '../errors.ts'
 import { eventStreamCallRules, isPlainObject, pickRetry, resolveCallOptions, type ResolvedOptions } from '../options.ts'
 import { encodeEvent, END_ID, isComment, retryLine, type EventItem } from './encode.ts'
 import { readLastEventId } from './last-event-id.ts'
-import { Lifecycle, type Farewell, type Host, type StreamOutcome } from './lifecycle.ts'
+import { Lifecycle, refused, type Farewell, type Host, type StreamOutcome } from './lifecycle.ts'
 import { claim } from './payload.ts'
 import { openRelay, RelayedBlocks } from './relay.ts'
-import { isPromiseLike, isResponse, openSource, releaseUnread, type Source } from './source.ts'
+import { isPromiseLike, isResponse, openSource } from './source.ts'
 
 /** An open event stream. */
 export interface EventStream {
@@ -57,7 +56,6 @@ export type EventSourceFunction = (stream: EventStream, signal: AbortSignal) => 
 
 const sourceRule = 'an (async) iterable, a stream, a text/event-stream Response or a function; wrap a single event in an array, as [event]'
 const endBlock = `event: end\nid: ${END_ID}\ndata: {}\n\n`
-const closed = Promise.resolve(false)
 
 /**
  * Runs `reply.sse(...args)`. Throws FST_STREAM_ALREADY_STREAMING; every other error becomes Fastify's error reply.
@@ -89,7 +87,7 @@ class EventStreamReply extends Lifecycle {
   }
 
   send (event: unknown): Promise<boolean> {
-    if (!this.isOpen) return closed
+    if (!this.isOpen) return refused
     try {
       return this.push(encodeEvent(event, this.options.serialize), isComment(event) ? 0 : 1)
     } catch (error) {
@@ -175,16 +173,7 @@ class EventStreamReply extends Lifecycle {
   }
 
   #consume (source: unknown): void {
-    if (!this.isOpen) return releaseUnread(source)
-    let opened: Source | undefined
-    try {
-      opened = isResponse(source) ? openRelay(source, this.options.maxBuffered) : openSource(source)
-      if (opened === undefined) throw new FST_STREAM_INVALID_SOURCE(sourceRule, kindOf(source))
-    } catch (error) {
-      releaseUnread(source)
-      return this.end('failed', error)
-    }
-    void this.read(opened)
+    this.consume(source, source => isResponse(source) ? openRelay(source, this.options.maxBuffered) : openSource(source), sourceRule)
   }
 
   #relay ({ bytes, events, continuesLineBreak }: RelayedBlocks): void {

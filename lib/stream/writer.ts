@@ -3,13 +3,11 @@
  */
 import { format, types } from 'node:util'
 import type { FastifyReply } from 'fastify'
-import {
-  FST_STREAM_INVALID_CHUNK, FST_STREAM_INVALID_SOURCE, FST_STREAM_SPINNING, FST_STREAM_UNAVAILABLE, kindOf
-} from '../errors.ts'
+import { FST_STREAM_INVALID_CHUNK, FST_STREAM_SPINNING, FST_STREAM_UNAVAILABLE, kindOf, withCause } from '../errors.ts'
 import { resolveCallOptions, writerCallRules, type ResolvedOptions } from '../options.ts'
-import { Lifecycle, type Farewell, type Host, type StreamOutcome } from './lifecycle.ts'
+import { Lifecycle, refused, type Farewell, type Host, type StreamOutcome } from './lifecycle.ts'
 import { claim } from './payload.ts'
-import { isPromiseLike, openChunks, releaseUnread } from './source.ts'
+import { isPromiseLike, openChunks } from './source.ts'
 
 /** Writes the body of one reply. */
 export interface StreamWriter {
@@ -63,7 +61,6 @@ const sourceRule = 'a callback, an (async) iterable or a stream'
 const resultRule = 'what a callback returns: false, true, undefined, an (async) iterable or a stream'
 const chunkRule = 'a string or a Uint8Array; for an object use writer.json(row)'
 const lineRule = 'a value that serializes to one line of text'
-const no = Promise.resolve(false)
 
 /**
  * Runs `reply.streamWriter(source, options)`. Throws FST_STREAM_ALREADY_STREAMING; every other error becomes Fastify's
@@ -107,7 +104,7 @@ class StreamWriterReply extends Lifecycle {
   }
 
   flush (): Promise<boolean> {
-    if (!this.isOpen) return no
+    if (!this.isOpen) return refused
     this.commit()
     return this.connection.flushed()
   }
@@ -127,7 +124,7 @@ class StreamWriterReply extends Lifecycle {
 
   protected run (source: unknown): void {
     if (typeof source === 'function') void this.#loop(source as StreamWriterCallback)
-    else this.#consume(source, sourceRule)
+    else this.consume(source, openChunks, sourceRule)
   }
 
   protected contentHeaders (): Record<string, string> {
@@ -167,7 +164,7 @@ class StreamWriterReply extends Lifecycle {
         if (isPromiseLike(result)) result = await result
         const hasWaited = turn.isOver
         if (result !== undefined && typeof result !== 'boolean') {
-          this.#consume(result, resultRule)
+          this.consume(result, openChunks, resultRule)
           return
         }
         if (result === false) break
@@ -187,7 +184,7 @@ class StreamWriterReply extends Lifecycle {
   }
 
   #attempt (send: () => Promise<boolean>): Promise<boolean> {
-    if (!this.isOpen) return no
+    if (!this.isOpen) return refused
     try {
       return send()
     } catch (error) {
@@ -195,26 +192,12 @@ class StreamWriterReply extends Lifecycle {
     }
   }
 
-  #consume (source: unknown, rule: string): void {
-    if (!this.isOpen) return releaseUnread(source)
-    let opened
-    try {
-      opened = openChunks(source)
-      if (opened === undefined) throw new FST_STREAM_INVALID_SOURCE(rule, kindOf(source))
-    } catch (error) {
-      releaseUnread(source)
-      this.end('failed', error)
-      return
-    }
-    void this.read(opened)
-  }
-
   #jsonLine (value: unknown): string {
     let text: unknown
     try {
       text = this.options.serialize(value)
     } catch (cause) {
-      throw Object.assign(new FST_STREAM_INVALID_CHUNK(lineRule, kindOf(value)), { cause })
+      throw withCause(new FST_STREAM_INVALID_CHUNK(lineRule, kindOf(value)), cause)
     }
     if (typeof text !== 'string' || text.includes('\n')) throw new FST_STREAM_INVALID_CHUNK(lineRule, kindOf(value))
     return `${text}\n`

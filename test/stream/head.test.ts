@@ -539,6 +539,8 @@ t.test('an error before the head is an ordinary Fastify error', async t => {
     })
     const reply = await fetchRaw(t, server.port)
     t.match(reply.head, /^HTTP\/1\.1 500 /)
+    t.match(reply.head, /\r\ncontent-length: \d+/)
+    t.notMatch(reply.head, /trailer:|transfer-encoding/i)
     t.match(JSON.parse(reply.body), { code: 'FST_STREAM_TRAILER' })
     t.match(await server.outcome(), { reason: 'failed', error: { code: 'FST_STREAM_TRAILER' } })
   })
@@ -551,6 +553,8 @@ t.test('an error before the head is an ordinary Fastify error', async t => {
     })
     const reply = await fetchRaw(t, server.port)
     t.match(reply.head, /^HTTP\/1\.1 500 /)
+    t.match(reply.head, /\r\ncontent-length: \d+/)
+    t.notMatch(reply.head, /trailer:|transfer-encoding/i)
     t.match(JSON.parse(reply.body), { code: 'FST_STREAM_TRAILER' })
   })
 

@@ -8,6 +8,7 @@ import { deferred, eventually, turn } from '../fixtures/clock.ts'
 import { dechunk, fetchRaw, open } from '../fixtures/raw.ts'
 import { soon, Teapot } from '../fixtures/samples.ts'
 import { serve, troubles } from '../fixtures/server.ts'
+import type { EventStream } from '../../lib/index.ts'
 
 // Not there in every version of Fastify that this package works with.
 const hasHandlerTimeout = 'handlerTimeout' in fastify().initialConfig
@@ -458,6 +459,58 @@ for (const [name, observe] of Object.entries(observers)) {
     t.equal(seen, body)
   })
 }
+
+t.test('a hook that looks at the payload does not hold the head back', async t => {
+  let stream: EventStream | undefined
+  const server = await serve(t, async (request, reply) => { stream = await reply.sse({ heartbeat: 0 }) }, {}, app => {
+    app.addHook('onSend', (request, reply, payload, done) => {
+      (payload as Readable).on('data', silence)
+      done(null, payload)
+    })
+  })
+  const client = open(t, server.port)
+  await client.until('\r\n\r\n')
+  await eventually(() => stream !== undefined)
+  stream?.close()
+  t.match(await client.end(), /\r\n\r\n0\r\n\r\n$/)
+})
+
+t.test('a hook that takes the reply over, and pipes the payload into the raw response, gets an ordinary stream', async t => {
+  const server = await serve(t, (request, reply) => reply.sse(soon('x')), {}, app => {
+    app.addHook('onSend', (request, reply, payload) => {
+      reply.hijack()
+      ;(payload as Readable).pipe(reply.raw)
+    })
+  })
+  const { body, isWhole } = await fetchRaw(t, server.port)
+  t.equal(body, 'data: x\n\n')
+  t.ok(isWhole)
+  t.match(await server.outcome(), { reason: 'completed' })
+  t.equal(server.app.streaming.open, 0)
+})
+
+t.test('a hook that reads the payload and destroys it before its end takes it away', async t => {
+  for (const error of [undefined, new Teapot('enough')]) {
+    let released = false
+    const server = await serve(t, (request, reply) => reply.sse((async function * () {
+      try {
+        yield * soon('x')
+        for (;;) yield * soon('y')
+      } finally {
+        released = true
+      }
+    })()), {}, onStream(payload => Readable.from((async function * () {
+      const first = await payload[Symbol.asyncIterator]().next() as { value: unknown }
+      yield first.value
+      payload.destroy(error)
+    })())))
+    const { body, isWhole } = await fetchRaw(t, server.port)
+    t.equal(body, 'data: x\n\n')
+    t.ok(isWhole)
+    t.match(await server.outcome(), error === undefined ? { reason: 'closed' } : { reason: 'failed', error })
+    t.ok(released)
+  }
+})
 
 t.test('an error of a hook that has begun to read the payload, or of a later one, is the whole reply', async t => {
   type Hook = (payload: Readable, done: (error: Error | null, payload?: unknown) => void) => void

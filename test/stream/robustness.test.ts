@@ -1,8 +1,11 @@
 import '../fixtures/guard.ts'
+import { once } from 'node:events'
 import http2 from 'node:http2'
-import Fastify, { type FastifyReply } from 'fastify'
-import t from 'tap'
-import streaming, { type EventStream, type StreamWriter } from '../../lib/index.ts'
+import type { AddressInfo } from 'node:net'
+import Fastify, { type FastifyInstance, type FastifyReply } from 'fastify'
+import t, { type Test } from 'tap'
+import streaming, { type EventStream, type StreamingOptions, type StreamOutcome, type StreamWriter } from '../../lib/index.ts'
+import { eventually, fakeClock } from '../fixtures/clock.ts'
 import { connect, fetchRaw, open, requestText } from '../fixtures/raw.ts'
 import { serve } from '../fixtures/server.ts'
 
@@ -185,26 +188,55 @@ t.test('a hundred thousand single bytes that nobody waits for arrive whole', asy
   t.equal(body, 'abcdefghijklmnopqrstuvwxyz'.repeat(3847).slice(0, 100_000))
 })
 
-t.test('an HTTP/2 client that takes a little at a time is not cut', async t => {
-  const app = Fastify({ http2: true })
-  await app.register(streaming, { writeTimeout: 400 })
-  app.get('/', (request, reply) => reply.streamWriter(['x'.repeat(60_000)]))
-  await app.listen({ port: 0, host: '127.0.0.1' })
-  t.teardown(() => app.close())
-  const session = http2.connect(`http://127.0.0.1:${(app.server.address() as { port: number }).port}`, { settings: { initialWindowSize: 4096 } })
-  t.teardown(() => { session.destroy() })
-  const stream = session.request({ ':path': '/' })
-  let received = 0
-  await new Promise<void>((resolve, reject) => {
-    stream.on('error', reject)
-    stream.on('data', chunk => {
-      received += chunk.length
-      stream.pause()
-      setTimeout(() => stream.resume(), 60)
-    })
-    stream.on('end', resolve)
+t.test('an HTTP/2 client', async t => {
+  async function connected (t: Test, setup: (app: FastifyInstance) => void, options: StreamingOptions, initialWindowSize: number) {
+    const app = Fastify({ http2: true }) as unknown as FastifyInstance
+    const outcomes: StreamOutcome[] = []
+    await app.register(streaming, { ...options, onClose: outcome => { outcomes.push(outcome) } })
+    setup(app)
+    await app.listen({ port: 0, host: '127.0.0.1' })
+    t.teardown(() => app.close())
+    const session = http2.connect(`http://127.0.0.1:${(app.server.address() as AddressInfo).port}`, { settings: { initialWindowSize } })
+    t.teardown(() => { session.destroy() })
+    await once(session, 'localSettings')
+    return { session, outcomes, clock: fakeClock(t) }
+  }
+
+  t.test('that takes a little at a time is not cut', async t => {
+    const { session, clock } = await connected(t, app => {
+      app.get('/', (request, reply) => reply.streamWriter(['x'.repeat(60_000)]))
+    }, { writeTimeout: 400 }, 4096)
+    const stream = session.request({ ':path': '/' })
+    let received = 0
+    for await (const chunk of stream) {
+      received += (chunk as Buffer).length
+      clock.tick(60)
+    }
+    t.equal(received, 60_000)
   })
-  t.equal(received, 60_000)
+
+  t.test('that takes nothing of one stream is cut, whatever it takes of another', async t => {
+    let busy: EventStream | undefined
+    const { session, outcomes, clock } = await connected(t, app => {
+      app.get('/stalled', (request, reply) => reply.streamWriter(['x'.repeat(100_000)]))
+      app.get('/busy', async (request, reply) => { busy = await reply.sse() })
+    }, { writeTimeout: 1000, heartbeat: 0 }, 16_384)
+    const stalled = session.request({ ':path': '/stalled' })
+    stalled.on('error', () => {})
+    await once(stalled, 'response')
+    const reading = session.request({ ':path': '/busy' }).setEncoding('utf8')
+    let text = ''
+    reading.on('data', chunk => { text += chunk })
+    await eventually(() => busy !== undefined)
+    for (let i = 0; i < 10; i++) {
+      clock.tick(100)
+      void busy?.send('x'.repeat(1000))
+      await eventually(() => text.split('\n\n').length > i + 1)
+    }
+    await eventually(() => outcomes.length > 0)
+    t.match(outcomes, [{ reason: 'stalled' }])
+    t.equal(busy?.isOpen, true)
+  })
 })
 
 t.test('a client that has reset its connection is not taken for a wrong clientKey', async t => {
