@@ -8,8 +8,8 @@ import { FST_STREAM_INVALID_OPTION, FST_STREAM_LIMIT, shown } from './errors.ts'
 import { pickRetry, type ResolvedLimits } from './options.ts'
 import { Heartbeats } from './stream/heartbeat.ts'
 import { outcomeReasons, type Host, type Lifecycle, type Refusal, type StreamOutcome } from './stream/lifecycle.ts'
+import { ignoreRejection, isPromiseLike } from './stream/promise-like.ts'
 import { SessionCloser } from './stream/sessions.ts'
-import { isPromiseLike } from './stream/source.ts'
 
 /** Counts of a registration since it was made; those of open streams are in them. */
 export interface StreamingStats {
@@ -82,6 +82,7 @@ export class Registration implements Host {
     let key: unknown
     if (maxStreamsPerClient !== Infinity) {
       key = clientKey(stream.reply.request)
+      ignoreRejection(key)
       if (typeof key !== 'string') throw new FST_STREAM_INVALID_OPTION('clientKey', 'a function that returns a string', shown(key))
       const count = this.#perClient.get(key) ?? 0
       if (count >= maxStreamsPerClient) {

@@ -318,6 +318,14 @@ t.test("overload: 'retry'", async t => {
     t.match(head, /\r\nx-mine: kept(\r\n|$)/)
   })
 
+  t.test('takes no notice of a serializer of the reply', async t => {
+    const { port, occupy } = await limited(t, { maxStreams: 1, overload: 'retry', shutdown: { retry: 77 } }, {}, app => {
+      app.get('/serialized', (request, reply) => reply.serializer(value => JSON.stringify(value)).sse(() => {}))
+    })
+    await occupy()
+    t.equal((await fetchRaw(t, port, { path: '/serialized' })).body, 'retry: 77\n')
+  })
+
   t.test('leaves no header of a stream on the error reply of an onSend hook that throws', async t => {
     const { port, occupy } = await limited(t, { maxStreams: 1, overload: 'retry' }, {}, app => {
       app.addHook('onSend', async request => { if (request.url === '/refused') throw Object.assign(new Error('hook'), { statusCode: 418 }) })

@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import http2, { type ClientHttp2Session, type Http2ServerResponse } from 'node:http2'
-import type net from 'node:net'
+import net from 'node:net'
 import type { AddressInfo } from 'node:net'
 import { fileURLToPath } from 'node:url'
 import Fastify, { type FastifyReply } from 'fastify'
@@ -787,6 +787,55 @@ t.test('requests that Fastify lets through while the app closes', async t => {
     finish()
     await closed
   })
+})
+
+t.test('a stream behind a reply that never comes ends with forceCloseConnections', async t => {
+  const { app, port, outcome, logged } = await serve(t, (request, reply) => reply.sse(() => {}), { fastify: { forceCloseConnections: true } }, app => {
+    app.get('/never', () => new Promise(() => {}))
+    app.get('/writer', (request, reply) => reply.streamWriter(forever()))
+  })
+  const client = connect(t, port)
+  client.write(['/never', '/', '/writer'].map(path => requestText({ path, headers: ['Connection: keep-alive'] })).join(''))
+  await logged('incoming request', 3)
+  await turn(5)
+  const clock = fakeClock(t)
+  const closed = app.close()
+  await turn(5)
+  clock.tick(500)
+  await closed
+  t.equal(await client.end(), '')
+  for (const n of [0, 1]) t.match(await outcome(n), { reason: 'shutdown' })
+})
+
+t.test('an HTTP/2 client that has stopped holds nothing up', async t => {
+  const frame = (type: number, flags: number, stream: number, payload: number[]): Buffer => Buffer.from([0, 0, payload.length, type, flags, 0, 0, 0, stream, ...payload])
+  for (const isEnded of [false, true]) {
+    const { app, port } = await serve(t, (request, reply) => isEnded ? reply.sse(['a']) : reply.sse(stream => { void stream.send('a') }), { fastify: { http2: true } as never })
+    const socket = net.connect({ port, host: '127.0.0.1', allowHalfOpen: true })
+    t.teardown(() => { socket.destroy() })
+    socket.write(Buffer.concat([
+      Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'),
+      frame(4, 0, 0, []),
+      // GET http://x/
+      frame(1, 5, 1, [0x82, 0x84, 0x86, 0x41, 1, 0x78])
+    ]))
+    let received = ''
+    for await (const chunk of socket.iterator({ destroyOnReturn: false })) {
+      received += String(chunk)
+      if (received.includes('data: a\n\n')) break
+    }
+    socket.pause()
+    await turn(5)
+    const clock = fakeClock(t)
+    const closed = app.close()
+    await turn(10)
+    clock.tick(500)
+    await turn(10)
+    clock.tick(500)
+    await closed
+    clock.uninstall()
+    t.equal(app.streaming.open, 0)
+  }
 })
 
 t.test('streams of several registrations have their time together', async t => {

@@ -3,7 +3,7 @@
  */
 import { constants } from 'node:http2'
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import type { Http2ServerResponse } from 'node:http2'
+import type { Http2ServerResponse, ServerHttp2Stream } from 'node:http2'
 import { ChunkQueue } from './chunk-queue.ts'
 import { onSocketClose } from './shared-listener.ts'
 
@@ -75,8 +75,17 @@ export class Connection {
       return
     }
     response.on('close', this.#onClose)
-    // A response that waits behind a pipelined one has no socket yet, and is told nothing when the client leaves.
-    if (response.socket === null) this.#forgetSocket = onSocketClose(request.socket, this.#onClose)
+    if (isHttp2(response)) {
+      const { stream } = response
+      // The response itself finishes only when the client has sent all of its request; one without a body only there.
+      stream.on('finish', this.#onFinish)
+      // A client that resets the stream without an error: Node would not let go of it.
+      stream.on('aborted', () => setImmediate(destroyStream, stream))
+      this.#watch()
+    } else {
+      // One that waits behind a pipelined one has no socket yet, and is told nothing when the client leaves.
+      if (response.socket === null) this.#forgetSocket = onSocketClose(request.socket, this.#onClose)
+    }
   }
 
   /** The response has ended, or lost its client. */
@@ -182,6 +191,12 @@ export class Connection {
     this.#ended = true
     // Node holds what is written in one tick together, and destroy() would drop it.
     process.nextTick(destroy, this.#response)
+    if (this.#forgetSocket === undefined || this.#response.socket !== null) return
+    // It waits behind a pipelined one, and says nothing.
+    this.#forgetSocket()
+    this.#forgetSocket = undefined
+    this.#response.off('close', this.#onClose)
+    process.nextTick(this.#onClose)
   }
 
   #scheduleFlush (): void {
@@ -234,7 +249,13 @@ export class Connection {
 
   #checkProgress (): void {
     this.#deadline = undefined
-    if (!this.#isWaiting) return
+    if (isHttp2(this.#response)) {
+      // Reset without an error after its end: there was no event.
+      if (this.#response.stream.closed) return destroyStream(this.#response.stream)
+      if (!this.#isWaiting) return this.#watch()
+    } else if (!this.#isWaiting) {
+      return
+    }
     const isBehindAnother = !isHttp2(this.#response) && !this.#ended && this.#response.socket === null
     const left = this.#waitingSince + this.#writeTimeout - performance.now()
     if (isBehindAnother) this.#watch()
@@ -243,18 +264,24 @@ export class Connection {
   }
 
   readonly #onFinish = (): void => {
-    // 'finish' also comes when the client has left with bytes waiting, and when it has reset an HTTP/2 stream.
     const response = this.#response
+    // 'finish' also comes when the client has left with bytes waiting, and when it has reset an HTTP/2 stream.
     this.#finished = isHttp2(response)
       ? response.stream.rstCode === constants.NGHTTP2_NO_ERROR && !response.stream.aborted
       : !this.#request.socket.destroyed
+    if (!this.#finished) return
+    this.#acknowledged = this.#writes
+    this.#tellFlushed()
+    if (isHttp2(response)) this.#onClose()
   }
 
   readonly #onClose = (): void => {
     this.#closed = true
     clearTimeout(this.#deadline)
-    this.#response.off('finish', this.#onFinish)
-    this.#response.off('close', this.#onClose)
+    const response = this.#response
+    if (isHttp2(response)) response.stream.off('finish', this.#onFinish)
+    response.off('finish', this.#onFinish)
+    response.off('close', this.#onClose)
     this.#forgetSocket?.()
     this.#sink?.off('drain', this.#onDrain)
     this.#queue.clear()
@@ -273,12 +300,18 @@ function isHttp2 (response: RawResponse): response is Http2ServerResponse {
 function destroy (response: RawResponse): void {
   if (isHttp2(response)) {
     response.stream.close(constants.NGHTTP2_INTERNAL_ERROR)
+    // It does not close by itself when its client has reset it, or takes nothing at all.
+    setImmediate(destroyStream, response.stream)
   } else if (response.headersSent && !response.chunkedEncoding && isTcp(response.socket)) {
     // Without chunks a body ends where the connection does: only a reset says that it is not whole.
     response.socket.resetAndDestroy()
   } else {
     response.destroy()
   }
+}
+
+function destroyStream (stream: ServerHttp2Stream): void {
+  stream.destroy()
 }
 
 function isTcp (socket: ServerResponse['socket']): socket is NonNullable<ServerResponse['socket']> {

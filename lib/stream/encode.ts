@@ -4,6 +4,7 @@
  */
 import { types } from 'node:util'
 import { FST_STREAM_INVALID_EVENT, FST_STREAM_INVALID_FIELD, kindOf, shown, withCause } from '../errors.ts'
+import { ignoreRejection } from './promise-like.ts'
 
 /** One event of an event stream. A key whose value is `undefined` counts as absent; at least one key must be left. */
 export interface ServerSentEvent<Data = unknown> {
@@ -127,6 +128,7 @@ function dataText (data: unknown, serialize: Serialize): string {
     throw withCause(new FST_STREAM_INVALID_EVENT('an object whose data serializes', kindOf(data)), cause)
   }
   if (typeof text !== 'string') {
+    ignoreRejection(text)
     throw new FST_STREAM_INVALID_EVENT(`an object whose data serializes to a string, not to ${kindOf(text)}`, kindOf(data))
   }
   return text

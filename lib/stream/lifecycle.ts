@@ -7,9 +7,10 @@ import type { ResolvedLimits, ResolvedOptions } from '../options.ts'
 import { Connection, type ConnectionEvents, type Sink } from './connection.ts'
 import { retryLine } from './encode.ts'
 import type { Beating, Heartbeats } from './heartbeat.ts'
-import { clearHandlerTimeout, disown, emptyPayload, hasTrailers, isSendingError, own, Payload, removeTrailers, sendOwned, type ReplyOwner } from './payload.ts'
+import { clearHandlerTimeout, disown, emptyPayload, hasTrailers, isSendingError, own, Payload, removeTrailers, sendError, sendOwned, type ReplyOwner } from './payload.ts'
+import { isPromiseLike } from './promise-like.ts'
 import { onAbort } from './shared-listener.ts'
-import { isPromiseLike, releaseUnread, type Source } from './source.ts'
+import { releaseUnread, type Source } from './source.ts'
 import { Turns } from './turns.ts'
 
 /** How a stream ended. */
@@ -101,6 +102,10 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
   readonly #turns = new Turns()
   #abortedFor: StreamOutcome['reason'] | undefined
   #commitTimer: NodeJS.Timeout | undefined
+  /** When a hook reads it. */
+  #payload: Payload | undefined
+  /** Runs when the stream was cut before its head, and a hook that reads it may still answer. */
+  #hookTimer: NodeJS.Timeout | undefined
   #expiry: NodeJS.Timeout | undefined
   #forgetSignal: (() => void) | undefined
 
@@ -245,6 +250,8 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
   protected accept (chunk: string | Uint8Array, events: number): boolean {
     if (!this.isOpen) return false
     this.eventCount += events
+    // The head waits for a byte.
+    if (chunk.length === 0) return true
     this.connection.write(chunk)
     this.commit()
     return true
@@ -290,8 +297,12 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     if (this.#refusal !== undefined) return this.#refuse(this.#refusal)
     this.#phase = 'open'
     // A body that a hook passes on may still become Fastify's error reply.
-    if (sink instanceof Payload) clearHandlerTimeout(this.reply)
-    else this.reply.hijack()
+    if (sink instanceof Payload) {
+      this.#payload = sink
+      clearHandlerTimeout(this.reply)
+    } else {
+      this.reply.hijack()
+    }
     this.#reportOpened()
     this.connection.attach(sink, this.prelude())
     if (this.#reason !== undefined) this.#conclude()
@@ -310,12 +321,23 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     else this.reply.log.error({ err: error }, 'the handler failed after its stream had ended')
   }
 
+  /** The function that makes the stream threw. When the stream was cut before, that may be why. */
+  protected fail (error: unknown): void {
+    if (this.#reason === 'completed' || this.#reason === 'closed') {
+      this.reply.log.error({ err: error }, 'the source failed after its stream had ended')
+    } else {
+      this.end('failed', error)
+    }
+  }
+
   replacedByError (error: unknown): void {
     this.#phase = 'refused'
     this.end('failed', error)
     // It may have ended in another way before: the client gets the error all the same.
-    this.#reason = 'failed'
-    this.#error = error
+    if (this.#hookTimer === undefined) {
+      this.#reason = 'failed'
+      this.#error = error
+    }
     this.#giveBack()
   }
 
@@ -338,6 +360,9 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     else if (this.#reason === 'completed' && phase === 'sending') this.#reason = 'closed'
     const reason = this.#reason as StreamOutcome['reason']
     this.#abort(reason)
+    clearTimeout(this.#hookTimer)
+    // Nobody waits any longer for what a hook is reading.
+    this.#payload?.destroy()
     const isErrorReply = phase === 'refused' || this.#refusal !== undefined
     // Fastify has sent something else, in which nothing of the stream is.
     const isReplaced = isErrorReply || (phase === 'sending' && finished)
@@ -417,7 +442,8 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     this.#phase = 'refused'
     this.end('failed', error)
     this.#prepareHead()
-    sendOwned(this.reply.code(200), retryLine(retry))
+    // As bytes: text would go through the reply's serializer.
+    sendOwned(this.reply.code(200), Buffer.from(retryLine(retry)))
   }
 
   // The head is asked for when nothing has done so by then.
@@ -457,7 +483,7 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     }
     this.#phase = 'refused'
     this.#giveBack()
-    sendOwned(this.reply, error)
+    sendError(this.reply, error)
   }
 
   /** Takes our headers off again, and lets anybody send on the reply. */
@@ -472,9 +498,18 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
 
   #conclude (): void {
     const farewell = this.farewell(this.#reason as StreamOutcome['reason'], this.#error)
-    if (farewell === 'cut') return this.connection.cut()
+    if (farewell === 'cut') return this.#cut()
     if (farewell.last !== '') this.connection.write(farewell.last)
     this.connection.end()
+  }
+
+  #cut (): void {
+    const cause = this.#reason === 'failed' ? replyable(this.#error, this.reply) : this.errorReply(this.#reason as StreamOutcome['reason'])
+    this.#payload?.destroy(cause as Error | undefined)
+    if (this.#payload === undefined || this.reply.raw.headersSent) return this.connection.cut()
+    // The hook may make it an error reply.
+    this.#hookTimer = setTimeout(() => this.connection.cut(), hookTime)
+    this.#hookTimer.unref()
   }
 
   #reportOpened (): void {
@@ -508,8 +543,11 @@ export const refused = Promise.resolve(false)
 
 function noop (): void {}
 
+// Milliseconds that a hook has to answer when the payload it reads has failed before the head.
+const hookTime = 1000
+
 /** What Fastify can send as an error: an Error, or whatever a handler has thrown. */
 function replyable (error: unknown, reply: FastifyReply): unknown {
-  if (error instanceof Error || (error !== undefined && isSendingError(reply))) return error
+  if ((typeof error === 'object' && error !== null) || (error !== undefined && isSendingError(reply))) return error
   return withCause(new FST_STREAM_SOURCE_FAILED(), error)
 }

@@ -42,6 +42,8 @@ export class Payload extends Readable implements Sink {
     super()
     this.#response = response
     this.#owner = owner
+    // A hook that has its error from somewhere else must not have to listen for it.
+    this.on('error', noop)
   }
 
   override on (event: string | symbol, listener: (...args: any[]) => void): this {
@@ -156,6 +158,13 @@ export function disown (reply: FastifyReply): void {
   else reply.send = send
 }
 
+/** Sends an error past the owner's guard, whatever was thrown. */
+export function sendError (reply: FastifyReply, error: unknown): void {
+  const isError = internalKey(reply, 'fastify.reply.isError')
+  if (isError !== undefined) (reply as OwnedReply)[isError] = true
+  sendOwned(reply, error)
+}
+
 /** Sends past the owner's guard. */
 export function sendOwned (reply: FastifyReply, ...payload: unknown[]): void {
   const send = (reply as OwnedReply)[kSend] ?? (Object.getPrototypeOf(reply) as FastifyReply).send
@@ -224,3 +233,5 @@ function sendWhileOwned (this: FastifyReply, ...args: unknown[]): FastifyReply {
   }
   return this
 }
+
+function noop (): void {}

@@ -4,6 +4,7 @@
 import { types } from 'node:util'
 import type { Readable } from 'node:stream'
 import type { ReadableStream, ReadableStreamDefaultReader } from 'node:stream/web'
+import { ignoreRejection, isPromiseLike } from './promise-like.ts'
 
 /** One reader of one source. */
 export interface Source {
@@ -63,10 +64,6 @@ export function releaseUnread (source: unknown): void {
 /** True for a fetch `Response` of any realm or implementation. */
 export function isResponse (source: unknown): source is Response {
   return Object.prototype.toString.call(source) === '[object Response]'
-}
-
-export function isPromiseLike (value: unknown): value is PromiseLike<unknown> {
-  return isObject(value) && typeof value.then === 'function'
 }
 
 class IteratorSource implements Source {
@@ -133,9 +130,8 @@ class SyncIteratorSource implements Source {
 
 function returnIterator (iterator: AnyIterator): void {
   try {
-    const returned: unknown = iterator.return?.()
     // Nothing waits for return(): a generator that is waiting itself would answer only when its await settles.
-    if (isPromiseLike(returned)) returned.then(noop, noop)
+    ignoreRejection(iterator.return?.())
   } catch {
     // The stream is over; what goes wrong while its source cleans up has no reader any more.
   }
@@ -149,6 +145,8 @@ class ReadableSource implements Source {
 
   constructor (readable: Readable) {
     this.#readable = readable
+    // Its errors come by the iterator. It may emit one when it has ended or was released, too.
+    readable.on('error', noop)
     this.#iterator = readable[Symbol.asyncIterator]()
   }
 
@@ -161,9 +159,11 @@ class ReadableSource implements Source {
   release (): void {
     if (this.#over) return
     this.#over = true
-    // A file that could not be opened reports it after the release.
-    this.#readable.on('error', noop)
-    this.#readable.destroy()
+    try {
+      this.#readable.destroy()
+    } catch {
+      // Nothing can be done for a stream that cannot be destroyed.
+    }
   }
 }
 

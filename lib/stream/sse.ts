@@ -8,8 +8,9 @@ import { encodeEvent, END_ID, isComment, retryLine, type EventItem } from './enc
 import { readLastEventId } from './last-event-id.ts'
 import { Lifecycle, refused, type Farewell, type Host, type StreamOutcome } from './lifecycle.ts'
 import { claim } from './payload.ts'
+import { ignoreRejection, isPromiseLike } from './promise-like.ts'
 import { openRelay, RelayedBlocks } from './relay.ts'
-import { isPromiseLike, isResponse, openSource } from './source.ts'
+import { isResponse, openSource } from './source.ts'
 
 /** An open event stream. */
 export interface EventStream {
@@ -159,17 +160,16 @@ class EventStreamReply extends Lifecycle {
   }
 
   #call (source: EventSourceFunction): void {
-    let result: unknown
     try {
-      result = source(this.#public, this.signal)
+      const result: unknown = source(this.#public, this.signal)
+      if (result === undefined) return
+      if (!isPromiseLike(result)) return this.#consume(result)
+      result.then(
+        resolved => { if (resolved === undefined) this.end('completed'); else this.#consume(resolved) },
+        error => { this.fail(error) })
     } catch (error) {
-      return this.end('failed', error)
+      this.fail(error)
     }
-    if (result === undefined) return
-    if (!isPromiseLike(result)) return this.#consume(result)
-    result.then(
-      resolved => { if (resolved === undefined) this.end('completed'); else this.#consume(resolved) },
-      error => { this.end('failed', error) })
   }
 
   #consume (source: unknown): void {
@@ -188,8 +188,8 @@ class EventStreamReply extends Lifecycle {
     if (onError !== undefined) {
       try {
         const event = onError(error, this.reply.request)
-        // Refused below; it must not be able to kill the process as well.
-        if (isPromiseLike(event)) event.then(noop, noop)
+        // Refused below.
+        ignoreRejection(event)
         return event === null ? '' : encodeEvent(event, serialize)
       } catch (cause) {
         this.reply.log.error({ err: cause }, 'onError failed')
@@ -241,5 +241,3 @@ function waitForClose (): undefined {}
 function isIterable (value: object): boolean {
   return Symbol.asyncIterator in value || Symbol.iterator in value
 }
-
-function noop (): void {}

@@ -7,7 +7,8 @@ import { FST_STREAM_INVALID_CHUNK, FST_STREAM_SPINNING, FST_STREAM_UNAVAILABLE, 
 import { resolveCallOptions, writerCallRules, type ResolvedOptions } from '../options.ts'
 import { Lifecycle, refused, type Farewell, type Host, type StreamOutcome } from './lifecycle.ts'
 import { claim } from './payload.ts'
-import { isPromiseLike, openChunks } from './source.ts'
+import { ignoreRejection, isPromiseLike } from './promise-like.ts'
+import { openChunks } from './source.ts'
 
 /** Writes the body of one reply. */
 export interface StreamWriter {
@@ -161,7 +162,8 @@ class StreamWriterReply extends Lifecycle {
       for (;; this.round++) {
         const { bytes } = this
         let result: unknown = callback(writer)
-        if (isPromiseLike(result)) result = await result
+        // A reply can be waited for, until this stream has ended.
+        if (result !== this.reply && isPromiseLike(result)) result = await result
         const hasWaited = turn.isOver
         if (result !== undefined && typeof result !== 'boolean') {
           this.consume(result, openChunks, resultRule)
@@ -177,7 +179,7 @@ class StreamWriterReply extends Lifecycle {
         if (!this.isOpen) return
       }
     } catch (error) {
-      this.end('failed', error)
+      this.fail(error)
       return
     }
     this.end('completed')
@@ -199,6 +201,7 @@ class StreamWriterReply extends Lifecycle {
     } catch (cause) {
       throw withCause(new FST_STREAM_INVALID_CHUNK(lineRule, kindOf(value)), cause)
     }
+    ignoreRejection(text)
     if (typeof text !== 'string' || text.includes('\n')) throw new FST_STREAM_INVALID_CHUNK(lineRule, kindOf(value))
     return `${text}\n`
   }

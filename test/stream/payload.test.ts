@@ -2,9 +2,10 @@ import '../fixtures/guard.ts'
 import compress from '@fastify/compress'
 import t from 'tap'
 import { PassThrough, pipeline, Readable, Transform } from 'node:stream'
+import { text } from 'node:stream/consumers'
 import { constants, gunzipSync } from 'node:zlib'
 import fastify, { type FastifyInstance, type FastifyReply } from 'fastify'
-import { deferred, eventually, turn } from '../fixtures/clock.ts'
+import { deferred, eventually, fakeClock, turn } from '../fixtures/clock.ts'
 import { dechunk, fetchRaw, open } from '../fixtures/raw.ts'
 import { soon, Teapot } from '../fixtures/samples.ts'
 import { serve, troubles } from '../fixtures/server.ts'
@@ -510,6 +511,72 @@ t.test('a hook that reads the payload and destroys it before its end takes it aw
     t.match(await server.outcome(), error === undefined ? { reason: 'closed' } : { reason: 'failed', error })
     t.ok(released)
   }
+})
+
+t.test('a hook that reads the whole payload before it passes anything on', async t => {
+  const whole = (app: FastifyInstance): void => {
+    app.setErrorHandler((error, request, reply) => reply.code((error as Teapot).statusCode ?? 500).send({ handled: (error as Error).message }))
+    onStream(async payload => await text(payload))(app)
+  }
+
+  t.test('gets an error before the head as its own, and the error handler runs', async t => {
+    const server = await serve(t, (request, reply) => reply.streamWriter(async function * () {
+      yield 'begun'
+      await turn(5)
+      throw new Teapot('short and stout')
+    }), {}, whole)
+    const { head, body } = await fetchRaw(t, server.port)
+    t.match(head, /^HTTP\/1\.1 418 /)
+    t.strictSame(JSON.parse(body), { handled: 'short and stout' })
+    t.match(await server.outcome(), { reason: 'failed', error: { message: 'short and stout' } })
+  })
+
+  t.test('gets the 503 of a writer that has no time left', async t => {
+    const server = await serve(t, (request, reply) => reply.streamWriter(async writer => {
+      await writer.write('begun')
+      await writer.closed
+    }, { maxDuration: 1 }), {}, whole)
+    const { head, body } = await fetchRaw(t, server.port)
+    t.match(head, /^HTTP\/1\.1 503 /)
+    t.match(JSON.parse(body), { handled: /expired/ })
+    t.match(await server.outcome(), { reason: 'expired' })
+  })
+
+  t.test('is told when the client leaves', async t => {
+    const failed = deferred<unknown>()
+    const server = await serve(t, (request, reply) => reply.sse(silence), {}, onStream(async payload => {
+      return await text(payload).catch((error: unknown) => { failed.resolve(error) })
+    }))
+    const client = open(t, server.port)
+    await server.logged('incoming request')
+    await turn(5)
+    client.destroy()
+    t.match(await failed.promise, { code: 'ERR_STREAM_PREMATURE_CLOSE' })
+    t.match(await server.outcome(), { reason: 'disconnected' })
+  })
+
+  t.test('has a second to answer when the stream is cut', async t => {
+    let cut = (): void => {}
+    const server = await serve(t, (request, reply) => reply.streamWriter(async writer => {
+      await writer.write('begun')
+      await new Promise<void>((resolve, reject) => { cut = () => reject(new Teapot('short and stout')) })
+    }), {}, onStream(async payload => {
+      payload.resume()
+      await new Promise(() => {})
+    }))
+    const clock = fakeClock(t)
+    const client = open(t, server.port)
+    await server.logged('incoming request')
+    await turn(10)
+    cut()
+    await turn(5)
+    clock.tick(999)
+    await turn(5)
+    t.equal(server.outcomes.length, 0)
+    clock.tick(1)
+    t.equal(await client.end(), '')
+    t.match(await server.outcome(), { reason: 'failed', error: { message: 'short and stout' } })
+  })
 })
 
 t.test('an error of a hook that has begun to read the payload, or of a later one, is the whole reply', async t => {

@@ -2,10 +2,12 @@ import '../fixtures/guard.ts'
 import { once } from 'node:events'
 import http2 from 'node:http2'
 import type { AddressInfo } from 'node:net'
+import { Readable } from 'node:stream'
+import { runInNewContext } from 'node:vm'
 import Fastify, { type FastifyInstance, type FastifyReply } from 'fastify'
 import t, { type Test } from 'tap'
 import streaming, { type EventStream, type StreamingOptions, type StreamOutcome, type StreamWriter } from '../../lib/index.ts'
-import { eventually, fakeClock } from '../fixtures/clock.ts'
+import { eventually, fakeClock, turn } from '../fixtures/clock.ts'
 import { connect, fetchRaw, open, requestText } from '../fixtures/raw.ts'
 import { serve } from '../fixtures/server.ts'
 
@@ -215,6 +217,65 @@ t.test('an HTTP/2 client', async t => {
     t.equal(received, 60_000)
   })
 
+  for (const [how, code] of [['without an error', http2.constants.NGHTTP2_NO_ERROR], ['with CANCEL', http2.constants.NGHTTP2_CANCEL]] as const) {
+    t.test(`that resets its stream ${how} has left`, async t => {
+      let released = false
+      const { session, outcomes } = await connected(t, app => {
+        app.get('/', (request, reply) => reply.sse((stream, signal) => (async function * () {
+          try {
+            yield 'a'
+            await once(signal, 'abort')
+          } finally {
+            released = true
+          }
+        })()))
+      }, {}, 65_535)
+      const stream = session.request({ ':path': '/' })
+      stream.on('error', () => {})
+      await once(stream, 'data')
+      stream.close(code)
+      await eventually(() => outcomes.length > 0)
+      t.match(outcomes, [{ reason: 'disconnected' }])
+      await eventually(() => released)
+    })
+  }
+
+  t.test('that resets without an error what Fastify sends in place of a stream is noticed after writeTimeout', async t => {
+    let settled: StreamOutcome | undefined
+    const { session, clock } = await connected(t, app => {
+      app.addHook('onSend', async () => 'something else')
+      app.get('/', async (request, reply) => { settled = await reply.sse(['a']) })
+    }, { writeTimeout: 1000 }, 0)
+    const stream = session.request({ ':path': '/' })
+    await once(stream, 'response')
+    stream.close(http2.constants.NGHTTP2_NO_ERROR)
+    await once(stream, 'close')
+    await new Promise(resolve => session.ping(resolve))
+    clock.tick(999)
+    await turn(5)
+    t.equal(settled, undefined)
+    clock.tick(1)
+    await eventually(() => settled !== undefined)
+    t.match(settled, { reason: 'closed', bytes: 0 })
+  })
+
+  t.test('that is still sending its request when the reply is whole gets a completed one', async t => {
+    const { session, outcomes } = await connected(t, app => {
+      app.addContentTypeParser('text/x', (request, payload, done) => { done(null) })
+      app.post('/', (request, reply) => {
+        request.raw.once('data', () => {})
+        return reply.streamWriter(['answer'])
+      })
+    }, {}, 65_535)
+    const stream = session.request({ ':path': '/', ':method': 'POST', 'content-type': 'text/x' })
+    stream.write('part')
+    let text = ''
+    for await (const chunk of stream.setEncoding('utf8')) text += chunk
+    t.equal(text, 'answer')
+    await eventually(() => outcomes.length > 0)
+    t.match(outcomes, [{ reason: 'completed' }])
+  })
+
   t.test('that takes nothing of one stream is cut, whatever it takes of another', async t => {
     let busy: EventStream | undefined
     const { session, outcomes, clock } = await connected(t, app => {
@@ -271,4 +332,111 @@ t.test('what ends the stream while it is serialized is not sent, and does not co
     t.match(await outcome(), { events: 0 })
   }
   t.strictSame(await Promise.all(sent), [false, false, false])
+})
+
+t.test('the head waits for a byte, not for an empty chunk', async t => {
+  class NotFound extends Error { statusCode = 404 }
+  for (const handler of [
+    (reply: FastifyReply) => reply.streamWriter(async writer => {
+      await writer.write('')
+      await writer.write(new Uint8Array(0))
+      throw new NotFound()
+    }),
+    (reply: FastifyReply) => reply.streamWriter(async function * () {
+      yield ''
+      throw new NotFound()
+    })
+  ]) {
+    const { port } = await serve(t, (request, reply) => handler(reply))
+    t.match((await fetchRaw(t, port)).head, /^HTTP\/1.1 404 /)
+  }
+  const { port } = await serve(t, (request, reply) => reply.streamWriter(writer => {
+    void writer.write('')
+    void writer.json({ a: 1 })
+    return false
+  }))
+  t.match((await fetchRaw(t, port)).head, /\r\ncontent-type: application\/x-ndjson\r\n/)
+})
+
+t.test('what is thrown need not be an Error of this realm', async t => {
+  for (const thrown of [{ statusCode: 404, message: 'no row' }, runInNewContext("Object.assign(new Error('no row'), { statusCode: 404 })")]) {
+    const seen: unknown[] = []
+    const { port, outcome } = await serve(t, (request, reply) => reply.sse(async function * () { throw thrown }()), {}, app => {
+      app.setErrorHandler((error, request, reply) => {
+        seen.push(error)
+        return reply.code((error as { statusCode: number }).statusCode).send({ message: (error as Error).message })
+      })
+    })
+    const { head, body } = await fetchRaw(t, port)
+    t.match(head, /^HTTP\/1.1 404 /)
+    t.equal(body, '{"message":"no row"}')
+    t.equal(seen[0], thrown)
+    t.match(await outcome(), { reason: 'failed', error: thrown })
+  }
+})
+
+t.test('a promise where a value was expected cannot kill the process', async t => {
+  const rejecting = (): never => Promise.reject(new Error('async')) as never
+  for (const [options, code] of [
+    [{ serialize: rejecting }, 'FST_STREAM_INVALID_EVENT'],
+    [{ maxStreamsPerClient: 1, clientKey: rejecting }, 'FST_STREAM_INVALID_OPTION']
+  ] as const) {
+    const { port } = await serve(t, (request, reply) => reply.sse([{ data: {} }]), { streaming: options })
+    t.match(JSON.parse((await fetchRaw(t, port)).body), { code })
+  }
+  const { port, outcome } = await serve(t, (request, reply) => reply.streamWriter(async writer => { await writer.json({}) }), { streaming: { serialize: rejecting } })
+  t.match(JSON.parse((await fetchRaw(t, port)).body), { code: 'FST_STREAM_INVALID_CHUNK' })
+  t.match(await outcome(), { reason: 'failed' })
+})
+
+t.test('a callback that returns the reply is refused', async t => {
+  const { port } = await serve(t, (request, reply) => reply.streamWriter((() => reply) as never))
+  t.match(JSON.parse((await fetchRaw(t, port)).body), { code: 'FST_STREAM_INVALID_SOURCE' })
+})
+
+t.test('a function whose result throws when it is looked at fails the stream', async t => {
+  const { port } = await serve(t, (request, reply) => reply.sse(() => ({ get then () { throw new Error('getter') } }) as never))
+  t.match(JSON.parse((await fetchRaw(t, port)).body), { message: 'getter' })
+})
+
+t.test('flush() resolves true when the body has completed', async t => {
+  const flushed: Array<Promise<boolean>> = []
+  const { port, outcome } = await serve(t, (request, reply) => reply.streamWriter(writer => {
+    void writer.write('a')
+    flushed.push(writer.flush())
+    return false
+  }))
+  t.equal((await fetchRaw(t, port)).body, 'a')
+  t.match(await outcome(), { reason: 'completed' })
+  t.strictSame(await Promise.all(flushed), [true])
+})
+
+t.test('a stream whose destroy() throws is let go', async t => {
+  const readable = new Readable({ read () {} })
+  const { port, outcome } = await serve(t, (request, reply) => {
+    readable.destroy = () => { throw new Error('destroy') }
+    return reply.sse(readable)
+  })
+  const client = open(t, port)
+  await client.until('\r\n\r\n')
+  client.destroy()
+  t.match(await outcome(), { reason: 'disconnected' })
+})
+
+t.test('a stream that emits an error after its end harms nobody', async t => {
+  const readable = new Readable({ autoDestroy: false, read () { this.push(null) } })
+  const { port, outcome } = await serve(t, (request, reply) => reply.sse(readable))
+  await fetchRaw(t, port)
+  t.match(await outcome(), { reason: 'completed' })
+  readable.emit('error', new Error('late'))
+})
+
+t.test('an error after stream.close() is logged', async t => {
+  const { port, outcome, logged } = await serve(t, (request, reply) => reply.sse(async stream => {
+    stream.close()
+    throw new Error('late')
+  }))
+  await fetchRaw(t, port)
+  t.match(await outcome(), { reason: 'closed' })
+  t.match(await logged('the source failed after its stream had ended'), { err: { message: 'late' } })
 })

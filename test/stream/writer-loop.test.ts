@@ -624,10 +624,13 @@ t.test('what never waits starves nobody', async t => {
     ['a callback', (writer: StreamWriter) => { writer.write('x'.repeat(100)) }],
     ['an async callback', async (writer: StreamWriter) => { await writer.write('x'.repeat(100)) }],
     ['a callback with a loop of its own', async (writer: StreamWriter) => { while (await writer.write('x'.repeat(100))); }],
-    ['a callback with a loop of its own that writes nothing but empty chunks', async (writer: StreamWriter) => { while (await writer.write('')); }],
+    ['a callback with a loop of its own that writes empty chunks', async (writer: StreamWriter) => {
+      await writer.write('x')
+      while (await writer.write(''));
+    }],
     ['a generator', function * () { for (;;) yield 'x'.repeat(100) }],
     ['an async generator', async function * () { for (;;) yield 'x'.repeat(100) }],
-    ['a generator of empty chunks', function * () { for (;;) yield '' }]
+    ['a generator of empty chunks', function * () { yield 'x'; for (;;) yield '' }]
   ]
   for (const [name, source] of sources) {
     t.test(`${name}: other requests are served, and the client can leave`, async t => {
