@@ -6,6 +6,7 @@ import { FST_STREAM_INVALID_SOURCE, FST_STREAM_SOURCE_FAILED, FST_STREAM_TRAILER
 import type { ResolvedLimits, ResolvedOptions } from '../options.ts'
 import { Connection, type ConnectionEvents, type Sink } from './connection.ts'
 import { retryLine } from './encode.ts'
+import { Head } from './head.ts'
 import type { Beating, Heartbeats } from './heartbeat.ts'
 import { clearHandlerTimeout, disown, emptyPayload, hasTrailers, isSendingError, own, Payload, removeTrailers, sendError, sendOwned, type ReplyOwner } from './payload.ts'
 import { isPromiseLike } from './promise-like.ts'
@@ -96,7 +97,7 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
   #reason: StreamOutcome['reason'] | undefined
   #error: unknown
   #refusal: unknown
-  readonly #headers: string[] = []
+  readonly #head: Head
   #source: Source | undefined
   #controller: AbortController | undefined
   readonly #turns = new Turns()
@@ -117,6 +118,7 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     let settle!: (outcome: StreamOutcome) => void
     this.closed = new Promise(resolve => { settle = resolve })
     this.#settle = settle
+    this.#head = new Head(reply)
     Object.defineProperty(reply.raw, kOutcome, { configurable: true, value: this.closed })
     own(reply, this)
   }
@@ -186,7 +188,7 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     if (this.#phase !== 'idle') return
     clearTimeout(this.#commitTimer)
     this.#phase = 'sending'
-    this.#prepareHead()
+    this.#head.prepare(this.contentHeaders())
     sendOwned(this.reply, new Payload(this.reply.raw, this))
   }
 
@@ -409,7 +411,7 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     if (isBodiless) {
       sendOwned(reply)
     } else {
-      this.#prepareHead()
+      this.#head.prepare(this.contentHeaders())
       sendOwned(reply, emptyPayload())
     }
     return false
@@ -441,7 +443,7 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     }
     this.#phase = 'refused'
     this.end('failed', error)
-    this.#prepareHead()
+    this.#head.prepare(this.contentHeaders())
     // As bytes: text would go through the reply's serializer.
     sendOwned(this.reply.code(200), Buffer.from(retryLine(retry)))
   }
@@ -452,20 +454,6 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     if (this.#phase !== 'idle' || !this.isOpen || commitAfter === Infinity) return
     if (commitAfter === 0) setImmediate(() => { if (this.isOpen) this.commit() })
     else this.#commitTimer = setTimeout(() => this.commit(), commitAfter)
-  }
-
-  #prepareHead (): void {
-    const { reply } = this
-    for (const [name, value] of Object.entries(this.contentHeaders())) this.#setHeader(name, value)
-    if (!reply.hasHeader('cache-control')) this.#setHeader('cache-control', 'no-cache, no-transform')
-    if (!reply.hasHeader('x-accel-buffering')) this.#setHeader('x-accel-buffering', 'no')
-    // A hook that compresses says so before it has read anything; an error in place of the stream is not compressed yet.
-    if (!reply.hasHeader('content-encoding')) this.#headers.push('content-encoding')
-  }
-
-  #setHeader (name: string, value: string): void {
-    this.reply.header(name, value)
-    this.#headers.push(name)
   }
 
   #endBeforeHead (reason: StreamOutcome['reason'], error: unknown): void {
@@ -486,14 +474,10 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     sendError(this.reply, error)
   }
 
-  /** Takes our headers off again, and lets anybody send on the reply. */
+  /** Lets anybody send on the reply, without our headers. */
   #giveBack (): void {
     disown(this.reply)
-    for (const name of this.#headers) {
-      this.reply.removeHeader(name)
-      // Fastify before 5.12 leaves there what it has copied to the response.
-      this.reply.raw.removeHeader(name)
-    }
+    this.#head.takeBack()
   }
 
   #conclude (): void {
