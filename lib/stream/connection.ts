@@ -14,7 +14,7 @@ export interface Sink {
   readonly writableLength: number
   /** Sends the head, where the sink is the response. */
   flushHeaders?(): void
-  write (chunk: string | Uint8Array, done: () => void): boolean
+  write (chunk: string | Uint8Array, done: (error?: Error | null) => void): boolean
   end (): unknown
   end (chunk: string | Uint8Array): unknown
   on (event: 'drain', listener: () => void): unknown
@@ -31,7 +31,8 @@ export interface ConnectionEvents {
   onClosed (finished: boolean): void
 }
 
-// HTTP/2 hands a write out in frames as its flow control allows, and tells only when all of it is gone.
+// HTTP/2 hands a write out in frames as its flow control allows, and tells only when all of it is gone. Node makes one
+// write of all that wait, so the next one is made when the last is gone.
 const http2SliceBytes = 16 * 1024
 
 export class Connection {
@@ -47,6 +48,7 @@ export class Connection {
   #forgetSocket: (() => void) | undefined
   #sink: Sink | undefined
   readonly #queue: ChunkQueue
+  #oneAtATime: boolean
   #started = false
   #blocked = false
   #ending = false
@@ -66,7 +68,8 @@ export class Connection {
     this.#response = response
     this.#writeTimeout = writeTimeout
     this.#events = events
-    this.#queue = new ChunkQueue(isHttp2(response) ? http2SliceBytes : undefined)
+    this.#oneAtATime = isHttp2(response)
+    this.#queue = new ChunkQueue(this.#oneAtATime ? http2SliceBytes : undefined)
     response.on('finish', this.#onFinish)
     response.on('error', noop)
     if (this.isOver) {
@@ -152,8 +155,8 @@ export class Connection {
     if (this.#queue.bytes === 0 && !this.#started && !this.#ending) sink.flushHeaders?.()
     const now = performance.now()
     if (this.#writes === this.#acknowledged) this.#waitingSince = now
-    if (this.#queue.bytes > 0 && !this.#blocked) this.lastWrite = now
-    while (this.#queue.bytes > 0 && !this.#blocked) {
+    if (this.#canHandOver) this.lastWrite = now
+    while (this.#canHandOver) {
       const chunk = this.#queue.shift()
       this.#writes++
       if (this.#ending && this.#queue.bytes === 0) {
@@ -186,6 +189,7 @@ export class Connection {
 
   /** Ends the body so that the client can see it is not whole; what was written by now is on its way before. */
   cut (): void {
+    this.#oneAtATime = false
     if (!this.#ending) this.flush()
     this.#ending = true
     this.#ended = true
@@ -212,9 +216,10 @@ export class Connection {
     connection.flush()
   }
 
-  readonly #acknowledge = (): void => {
+  readonly #acknowledge = (error?: Error | null): void => {
     this.#acknowledged++
     this.#waitingSince = performance.now()
+    if (this.#oneAtATime && !error) this.flush()
     this.#tellFlushed()
   }
 
@@ -223,6 +228,10 @@ export class Connection {
     const waiting = this.#flushed
     this.#flushed = []
     for (const resolve of waiting) resolve(!this.#closed)
+  }
+
+  get #canHandOver (): boolean {
+    return this.#queue.bytes > 0 && !this.#blocked && !(this.#oneAtATime && this.#writes !== this.#acknowledged)
   }
 
   get #isWaiting (): boolean {
