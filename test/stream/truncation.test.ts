@@ -252,7 +252,8 @@ t.test('through nginx as it is by default, which speaks HTTP/1.0 to its upstream
     const exited = once(child, 'exit')
     t.teardown(async () => { child.kill('SIGKILL'); await exited })
     await Promise.race([
-      eventually(() => existsSync(`${dir}/nginx.sock`)),
+      // The file of the socket is there before nginx listens on it; that of its pid comes after.
+      eventually(() => existsSync(`${dir}/nginx.pid`)),
       exited.then(([code]) => { throw new Error(`nginx has exited with ${code}`) })
     ])
     return `${dir}/nginx.sock`
