@@ -7,7 +7,7 @@ import { runInNewContext } from 'node:vm'
 import Fastify, { type FastifyInstance, type FastifyReply } from 'fastify'
 import t, { type Test } from 'tap'
 import streaming, { type EventStream, type StreamingOptions, type StreamOutcome, type StreamWriter } from '../../lib/index.ts'
-import { eventually, fakeClock, turn } from '../fixtures/clock.ts'
+import { eventually, fakeClock } from '../fixtures/clock.ts'
 import { connect, fetchRaw, open, requestText } from '../fixtures/raw.ts'
 import { serve } from '../fixtures/server.ts'
 
@@ -241,7 +241,7 @@ t.test('an HTTP/2 client', async t => {
     })
   }
 
-  t.test('that resets without an error what Fastify sends in place of a stream is noticed after writeTimeout', async t => {
+  t.test('that resets without an error what Fastify sends in place of a stream is noticed after writeTimeout at the latest', async t => {
     let settled: StreamOutcome | undefined
     const { session, clock } = await connected(t, app => {
       app.addHook('onSend', async () => 'something else')
@@ -252,10 +252,8 @@ t.test('an HTTP/2 client', async t => {
     stream.close(http2.constants.NGHTTP2_NO_ERROR)
     await once(stream, 'close')
     await new Promise(resolve => session.ping(resolve))
-    clock.tick(999)
-    await turn(5)
-    t.equal(settled, undefined)
-    clock.tick(1)
+    // Node.js tells of it from 26 on.
+    clock.tick(1000)
     await eventually(() => settled !== undefined)
     t.match(settled, { reason: 'closed', bytes: 0 })
   })
