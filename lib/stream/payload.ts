@@ -178,7 +178,9 @@ export function hasTrailers (reply: FastifyReply): boolean {
 
 /** Takes the trailers away, and what Fastify says of them in the head: an error reply has a length and no chunks. */
 export function removeTrailers (reply: FastifyReply): void {
-  for (const name of trailersOf(reply)) reply.removeTrailer(name)
+  const key = internalKey(reply, 'fastify.reply.trailers')
+  // removeTrailer() leaves an empty entry, for which Fastify 5.0 still announces chunks.
+  if (key !== undefined) (reply as OwnedReply)[key] = null
   for (const name of ['trailer', 'transfer-encoding']) {
     reply.removeHeader(name)
     reply.raw.removeHeader(name)
