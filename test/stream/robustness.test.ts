@@ -241,6 +241,17 @@ t.test('an HTTP/2 client', async t => {
     })
   }
 
+  t.test('that resets its stream without an error while bytes wait has left', async t => {
+    const { session, outcomes } = await connected(t, app => {
+      app.get('/', (request, reply) => reply.streamWriter(['x'.repeat(60_000)]))
+    }, {}, 0)
+    const stream = session.request({ ':path': '/' })
+    await once(stream, 'response')
+    stream.close(http2.constants.NGHTTP2_NO_ERROR)
+    await eventually(() => outcomes.length > 0)
+    t.match(outcomes, [{ reason: 'disconnected' }])
+  })
+
   t.test('that resets without an error what Fastify sends in place of a stream is noticed after writeTimeout at the latest', async t => {
     let settled: StreamOutcome | undefined
     const { session, clock } = await connected(t, app => {
