@@ -52,6 +52,18 @@ export const FST_STREAM_LIMIT = createError<[limit: string, value: number]>(
 export const FST_STREAM_UNAVAILABLE = createError<[reason: string]>(
   'FST_STREAM_UNAVAILABLE', 'The stream has ended before it began: %s', 503)
 
+/** A channel was used after its `close()`, or after the app was closed (503). */
+export const FST_STREAM_CLOSED = createError<[channel: string]>(
+  'FST_STREAM_CLOSED', "The channel '%s' is closed", 503)
+
+/** The broker did not take an event, or cannot be reached (503). The event may have been published all the same. */
+export const FST_STREAM_BROKER_UNAVAILABLE = createError<[why: string]>(
+  'FST_STREAM_BROKER_UNAVAILABLE', 'The broker is unavailable: %s', 503)
+
+/** A subscriber with `lag: 'disconnect'` fell out of the history of its channel; iterators throw it. */
+export const FST_STREAM_LAGGED = createError<[channel: string]>(
+  'FST_STREAM_LAGGED', "A subscriber of the channel '%s' has fallen out of its history")
+
 /** A value as it stands in an error message: one line, shortened. */
 export function shown (value: unknown): string {
   const text = typeof value === 'string'

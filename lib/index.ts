@@ -3,23 +3,31 @@
  */
 import type { FastifyError, FastifyInstance, FastifyReply } from 'fastify'
 import fp from 'fastify-plugin'
+import { Channels } from './channel/channels.ts'
 import { FST_STREAM_NAME_TAKEN, withCause } from './errors.ts'
-import { resolvePluginOptions, type StreamingOptions } from './options.ts'
+import { resolvePluginOptions, type ChannelOptions, type StreamingOptions } from './options.ts'
 import { Registration } from './registration.ts'
 import { markSent, ownerOf, unmarkSent } from './stream/payload.ts'
 import { sendEventStream } from './stream/sse.ts'
 import { sendStreamWriter } from './stream/writer.ts'
 import '../types/fastify.ts'
 
+export { memoryBroker } from './brokers/memory.ts'
+export type { Broker, EventId, From, History, Page, PublishRequest, Stored, Tail } from './brokers/broker.ts'
+export type { Channel, ChannelItem, PublishedEvent } from './channel/channel.ts'
+export type { ChannelStats } from './channel/channels.ts'
+export type { LagPolicy } from './channel/cursor.ts'
+export type { ChannelEvent, Gap, GapReason } from './channel/frame.ts'
 export type {
-  CommonOptions, EventStreamDefaults, EventStreamOptions, ShutdownOptions, StreamingOptions, StreamWriterOptions
+  ChannelOptions, CloseOptions, CommonOptions, EventStreamDefaults, EventStreamOptions, PublishOptions, ReadOptions, ShutdownOptions,
+  StreamingOptions, StreamWriterOptions, SubscribeOptions
 } from './options.ts'
 export type { StreamingStats } from './registration.ts'
 export type { EventItem, Serialize, ServerSentEvent } from './stream/encode.ts'
 export type { EventSource, EventSourceFunction, EventStream } from './stream/sse.ts'
 export type { ChunkSource, StreamWriter, StreamWriterCallback } from './stream/writer.ts'
 export type { StreamKind, StreamOutcome } from './stream/lifecycle.ts'
-export type { StreamCloseMessage, StreamOpenMessage } from './diagnostics.ts'
+export type { StreamCloseMessage, StreamGapMessage, StreamOpenMessage } from './diagnostics.ts'
 
 /** Other plugins that make a `reply.sse`; the first one at each call of its routes, so that no decorator tells. */
 const otherPlugins = ['@fastify/sse', 'fastify-sse-v2']
@@ -27,8 +35,9 @@ const otherPlugins = ['@fastify/sse', 'fastify-sse-v2']
 const kRegistered = Symbol.for('fastify-streaming.registered')
 
 async function streaming (app: FastifyInstance, options: StreamingOptions): Promise<void> {
-  const { sse, writer, limits } = resolvePluginOptions(options)
-  const registration = new Registration(app, limits)
+  const { sse, writer, limits, broker } = resolvePluginOptions(options)
+  const channels = new Channels(broker, sse.serialize, error => { app.log.warn({ err: error }, 'publish failed') })
+  const registration = new Registration(app, limits, channels)
   refuseOtherPlugins(app)
   app.addHook('onReady', async () => refuseOtherPlugins(app))
   decorate(app, 'reply.sse', () => app.decorateReply('sse', function (this: FastifyReply, ...args: unknown[]) {
@@ -39,10 +48,12 @@ async function streaming (app: FastifyInstance, options: StreamingOptions): Prom
   }))
   decorate(app, 'app.streaming', () => app.decorate('streaming', {
     get open () { return registration.open },
-    stats: () => registration.stats()
+    stats: () => registration.stats(),
+    channel: (name: string, options?: ChannelOptions) => channels.channel(name, options) as never
   }))
   app.decorate(kRegistered, true)
   app.addHook('preClose', async () => await registration.shutDown())
+  app.addHook('onClose', async () => await channels.close())
   app.addHook('onSend', (request, reply, payload, done) => {
     markSent(reply)
     done()

@@ -2,6 +2,9 @@
  * Every option once: what it does, its unit, its default, and the rule that refuses a wrong value.
  */
 import type { FastifyRequest } from 'fastify'
+import type { Broker, History } from './brokers/broker.ts'
+import type { LagPolicy } from './channel/cursor.ts'
+import type { ChannelEvent } from './channel/frame.ts'
 import { FST_STREAM_INVALID_OPTION, kindOf, shown } from './errors.ts'
 import { isEventField, type Serialize, type ServerSentEvent } from './stream/encode.ts'
 import type { StreamOutcome } from './stream/lifecycle.ts'
@@ -50,6 +53,51 @@ export interface StreamingOptions extends EventStreamDefaults {
   overload?: 'refuse' | 'retry'
   /** How streams end when the app closes. */
   shutdown?: ShutdownOptions
+  /** Carries and keeps the events of channels. Default `memoryBroker()`. */
+  broker?: Broker
+}
+
+/** Options of `app.streaming.channel(name, options)`. */
+export interface ChannelOptions {
+  /** How much can be replayed; it holds together for events (default 256), bytes (1 048 576) and age in milliseconds (300 000). */
+  history?: Partial<History>
+}
+
+/** Options of `channel.publish(event, options)`. */
+export interface PublishOptions {
+  /** What newer events of the same key replace, for subscribers with `lag: 'latest'`. Default: no key. */
+  key?: string
+  /** An event with the same one is published once, as long as the first is in the history. Default: each call publishes. */
+  idempotencyKey?: string
+}
+
+/** How a subscriber of channels reads. */
+export interface ReadOptions<Events extends object = Record<string, unknown>> {
+  /** What a subscriber without a position is given first: all that is retained, or the newest so many events. Default: nothing. */
+  replay?: 'all' | number
+  /** Which events the subscriber gets. One that throws ends this subscriber and no other. Default: all. */
+  filter?: (event: ChannelEvent<Events>, request: FastifyRequest) => boolean
+  /**
+   * What is done with a subscriber that falls out of the history while it is connected: it is told of the gap and goes
+   * on (`'gap'`), it is disconnected (`'disconnect'`, outcome `lagged`), or it gets the newest event of each key (`'latest'`). Default `'gap'`.
+   */
+  lag?: LagPolicy
+}
+
+/** Options of `channel.subscribe(options)`. */
+export interface SubscribeOptions<Events extends object = Record<string, unknown>> extends Omit<ReadOptions, 'filter'> {
+  /** The id after which to begin. Default: now. */
+  after?: string
+  /** Which events to give. What it throws is thrown by the iterator. Default: all. */
+  filter?: (event: ChannelEvent<Events>) => boolean
+  /** Ends the iteration when it aborts. */
+  signal?: AbortSignal
+}
+
+/** Options of `channel.close(options)`. */
+export interface CloseOptions {
+  /** Reconnection time that its streams are sent, in milliseconds; a random one within `[min, max]`. Default: not sent. */
+  retry?: number | [min: number, max: number]
 }
 
 export interface ShutdownOptions {
@@ -67,8 +115,8 @@ export interface StreamWriterOptions extends CommonOptions {
   signal?: AbortSignal
 }
 
-/** Options of one `reply.sse()`. */
-export interface EventStreamOptions extends EventStreamDefaults {
+/** Options of one `reply.sse()`; `replay`, `filter` and `lag` are for channels only. */
+export interface EventStreamOptions extends EventStreamDefaults, ReadOptions {
   /** Ends the stream when it aborts (`aborted`). */
   signal?: AbortSignal
   /**
@@ -93,6 +141,9 @@ export interface ResolvedOptions {
   onClose: CommonOptions['onClose']
   signal: AbortSignal | undefined
   reconnect: boolean
+  replay: ReadOptions['replay']
+  filter: ReadOptions['filter']
+  lag: LagPolicy | undefined
 }
 
 type Rule = [rule: string, check: (value: unknown) => boolean]
@@ -126,9 +177,19 @@ const perCallRules: Record<string, Rule> = {
 
 export const writerCallRules: Record<string, Rule> = { ...commonRules, ...perCallRules }
 
+const readRules: Record<string, Rule> = {
+  replay: ["'all' or a positive safe integer of events", value => value === 'all' || isPositiveInteger(value)],
+  filter: aFunction,
+  lag: ["'gap', 'disconnect' or 'latest'", value => ['gap', 'disconnect', 'latest'].includes(value as string)]
+}
+
+/** Options that are for channels only. */
+export const readOptionNames = ['replay', 'filter', 'lag'] as const
+
 export const eventStreamCallRules: Record<string, Rule> = {
   ...eventStreamRules,
   ...perCallRules,
+  ...readRules,
   reconnect: ['true or false', value => typeof value === 'boolean']
 }
 
@@ -139,11 +200,25 @@ const pluginRules: Record<string, Rule> = {
   maxStreams: aLimit,
   maxStreamsPerClient: aLimit,
   clientKey: aFunction,
+  broker: ['a broker, as memoryBroker() makes one', isBroker],
   overload: ["'refuse' or 'retry'", value => value === 'refuse' || value === 'retry'],
   shutdown: ['an object with retry and grace', isPlainObject]
 }
 
 const shutdownRules: Record<string, Rule> = { 'shutdown.retry': retryTime, 'shutdown.grace': duration }
+
+export const defaultLag: LagPolicy = 'gap'
+
+const historyRules: Record<string, Rule> = {
+  'history.events': ['a positive safe integer of events', isPositiveInteger],
+  'history.bytes': ['a positive safe integer of bytes', isPositiveInteger],
+  'history.age': [`milliseconds from 1 to ${longestTimer}`, value => isNumber(value, 1, longestTimer)]
+}
+const channelRules: Record<string, Rule> = { history: ['an object with events, bytes and age', isPlainObject] }
+const text: Rule = ['a non-empty well-formed string', value => typeof value === 'string' && value !== '' && value.isWellFormed()]
+const publishRules: Record<string, Rule> = { key: text, idempotencyKey: text }
+const subscribeRules: Record<string, Rule> = { ...perCallRules, ...readRules, after: ['a string', value => typeof value === 'string'] }
+const closeRules: Record<string, Rule> = { retry: retryTime }
 
 const defaults: ResolvedOptions = {
   heartbeat: 15_000,
@@ -157,7 +232,10 @@ const defaults: ResolvedOptions = {
   onClosePlugin: undefined,
   onClose: undefined,
   signal: undefined,
-  reconnect: true
+  reconnect: true,
+  replay: undefined,
+  filter: undefined,
+  lag: undefined
 }
 
 /** Limits of a registration and how it closes, with every default in place. */
@@ -173,19 +251,48 @@ export interface ResolvedLimits {
  * The options of a registration: the defaults of its event streams and of its writers, and its limits.
  * Throws FST_STREAM_INVALID_OPTION naming option, rule and value.
  */
-export function resolvePluginOptions (options: unknown): { sse: ResolvedOptions, writer: ResolvedOptions, limits: ResolvedLimits } {
+export function resolvePluginOptions (options: unknown): { sse: ResolvedOptions, writer: ResolvedOptions, limits: ResolvedLimits, broker: Broker | undefined } {
   const {
-    onClose, maxStreams = Infinity, maxStreamsPerClient = Infinity, clientKey = ipAddress, overload = 'refuse', shutdown = {}, ...rest
+    onClose, broker, maxStreams = Infinity, maxStreamsPerClient = Infinity, clientKey = ipAddress, overload = 'refuse', shutdown = {}, ...rest
   } = checked(options, pluginRules) as StreamingOptions
-  checked(Object.fromEntries(Object.entries(shutdown).map(([name, value]) => [`shutdown.${name}`, value])), shutdownRules)
+  checkNested('shutdown', shutdown, shutdownRules)
   const { retry = [1000, 5000], grace = 500 } = shutdown
   const sse: ResolvedOptions = { ...defaults, ...rest, onClosePlugin: onClose }
   return {
     sse,
     // Plugin defaults that do not apply to writers are ignored.
     writer: { ...sse, commitAfter: Infinity, heartbeat: 0, retry: undefined, onError: undefined },
-    limits: { maxStreams, maxStreamsPerClient, clientKey, overload, shutdown: { retry, grace } }
+    limits: { maxStreams, maxStreamsPerClient, clientKey, overload, shutdown: { retry, grace } },
+    broker
   }
+}
+
+/** The history that `channel(name, options)` asks for; what is not given is absent. Throws FST_STREAM_INVALID_OPTION. */
+export function resolveHistory (options: unknown = {}): Partial<History> {
+  const { history = {} } = checked(options, channelRules) as ChannelOptions
+  checkNested('history', history, historyRules)
+  return Object.fromEntries(Object.entries(history).filter(([, value]) => value !== undefined))
+}
+
+/** Throws FST_STREAM_INVALID_OPTION for a name that a channel cannot have. */
+export function checkChannelName (name: unknown): asserts name is string {
+  const isName = typeof name === 'string' && name !== '' && Buffer.byteLength(name) <= 256 && name.isWellFormed()
+  if (!isName) throw new FST_STREAM_INVALID_OPTION('name', 'a non-empty string of at most 256 bytes of UTF-8', shown(name))
+}
+
+/** Throws FST_STREAM_INVALID_OPTION. */
+export function resolvePublishOptions (options: unknown = {}): PublishOptions {
+  return checked(options, publishRules)
+}
+
+/** Throws FST_STREAM_INVALID_OPTION. */
+export function resolveSubscribeOptions (options: unknown = {}): SubscribeOptions {
+  return checked(options, subscribeRules)
+}
+
+/** Throws FST_STREAM_INVALID_OPTION. */
+export function resolveCloseOptions (options: unknown = {}): CloseOptions {
+  return checked(options, closeRules)
 }
 
 /**
@@ -233,6 +340,15 @@ function checked (options: unknown, rules: Record<string, Rule>): Record<string,
     result[name] = value
   }
   return result
+}
+
+function checkNested (name: string, options: object, rules: Record<string, Rule>): void {
+  checked(Object.fromEntries(Object.entries(options).map(([key, value]) => [`${name}.${key}`, value])), rules)
+}
+
+function isBroker (value: unknown): boolean {
+  return typeof value === 'object' && value !== null &&
+    ['publish', 'read', 'tail', 'compare', 'valid', 'ready', 'close'].every(name => typeof (value as Record<string, unknown>)[name] === 'function')
 }
 
 function ipAddress (request: FastifyRequest): string {

@@ -4,15 +4,18 @@
  */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { publishClose, publishOpen } from './diagnostics.ts'
+import { Channels, type ChannelStats } from './channel/channels.ts'
+import { channelsOf, followChannels } from './channel/live.ts'
 import { FST_STREAM_INVALID_OPTION, FST_STREAM_LIMIT, shown } from './errors.ts'
 import { pickRetry, type ResolvedLimits } from './options.ts'
 import { Heartbeats } from './stream/heartbeat.ts'
 import { outcomeReasons, type Host, type Lifecycle, type Refusal, type StreamOutcome } from './stream/lifecycle.ts'
+import type { LiveReader, LiveTarget } from './stream/live.ts'
 import { ignoreRejection, isPromiseLike } from './stream/promise-like.ts'
 import { SessionCloser } from './stream/sessions.ts'
 
 /** Counts of a registration since it was made; those of open streams are in them. */
-export interface StreamingStats {
+export interface StreamingStats extends ChannelStats {
   /** Streams that are open now. */
   open: number
   /** Streams that ever were; always the sum of `open` and of all of `closed`. */
@@ -26,7 +29,7 @@ export interface StreamingStats {
 }
 
 /** Outcomes that somebody should look at. */
-const troubles = new Set<StreamOutcome['reason']>(['stalled', 'overflow', 'failed'])
+const troubles = new Set<StreamOutcome['reason']>(['stalled', 'overflow', 'lagged', 'failed'])
 
 // Milliseconds that a client has to take its farewell in; the connection of one that takes nothing is cut then.
 const farewellTime = 500
@@ -38,6 +41,7 @@ const registrations = new WeakMap<object, Set<Registration>>()
 export class Registration implements Host {
   readonly heartbeats = new Heartbeats()
   readonly limits: ResolvedLimits
+  readonly channels: Channels
   isClosing = false
 
   readonly #isLoggingDisabled: (request: FastifyRequest) => boolean
@@ -54,8 +58,9 @@ export class Registration implements Host {
   #events = 0
   #bytes = 0
 
-  constructor (app: FastifyInstance, limits: ResolvedLimits) {
+  constructor (app: FastifyInstance, limits: ResolvedLimits, channels: Channels) {
     this.limits = limits
+    this.channels = channels
     this.#isLoggingDisabled = requestLogging(app)
     this.#siblings = registrations.get(app.server) ?? new Set()
     this.#siblings.add(this)
@@ -73,7 +78,7 @@ export class Registration implements Host {
       events += stream.events
       bytes += stream.bytes
     }
-    return { open: this.open, opened: this.#opened, closed: { ...this.#closed }, events, bytes }
+    return { open: this.open, opened: this.#opened, closed: { ...this.#closed }, events, bytes, ...this.channels.stats() }
   }
 
   admit (stream: Lifecycle): Refusal | undefined {
@@ -97,6 +102,11 @@ export class Registration implements Host {
     const late = this.isClosing ? finish([stream], farewellTime, stream => stream.cut()) : undefined
     this.#sessions.add(stream.reply.raw, late)
     return undefined
+  }
+
+  openChannels (source: unknown): ((target: LiveTarget) => LiveReader) | undefined {
+    const channels = channelsOf(source)
+    return channels && (target => followChannels(channels, target))
   }
 
   opened (stream: Lifecycle): void {

@@ -21,7 +21,8 @@ import t, { type Test } from 'tap'
 import ts from 'typescript'
 import { request } from 'undici'
 import * as errors from '../lib/errors.ts'
-import { eventStreamCallRules, resolvePluginOptions, writerCallRules } from '../lib/options.ts'
+import { defaultHistory } from '../lib/brokers/broker.ts'
+import { defaultLag, eventStreamCallRules, resolvePluginOptions, writerCallRules } from '../lib/options.ts'
 import { outcomeReasons } from '../lib/stream/lifecycle.ts'
 import { fakeClock, turn } from './fixtures/clock.ts'
 import { connect, open } from './fixtures/raw.ts'
@@ -32,7 +33,7 @@ import { cert, key } from './fixtures/tls.ts'
 const require = createRequire(import.meta.url)
 
 // By its public name, as users do: this is dist/.
-const { default: streaming } = await import('fastify-streaming' as string) as typeof import('../lib/index.ts')
+const { default: streaming, memoryBroker } = await import('fastify-streaming' as string) as typeof import('../lib/index.ts')
 
 interface Received extends AsyncIterable<EventSourceMessage> {
   status: number
@@ -764,6 +765,77 @@ t.test('the plugin twice, or beside another that needs reply.sse, is refused, an
   }
 })
 
+// Channels
+
+t.test('an event reaches everybody who reads the channel, and who comes back gets what was missed', async t => {
+  const app = await makeApp(t)
+  await run(t, 'channel', { app })
+  const url = await listen(app)
+  const first = await get(t, `${url}/news`)
+  t.match(await first.next(), { event: 'position', data: '{}' })
+  const post = async (text: string) => {
+    const { statusCode, body } = await request(`${url}/news`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify({ text }) })
+    t.equal(statusCode, 201)
+    return (await body.json() as { id: string }).id
+  }
+  const id = await post('one')
+  t.strictSame(await first.next(), { id, event: 'headline', data: '{"text":"one"}' })
+  await post('two')
+  const back = await get(t, `${url}/news`, { headers: { 'last-event-id': id } })
+  t.match(await back.next(), { event: 'position', id })
+  t.match(await back.next(), { event: 'headline', data: '{"text":"two"}' })
+  const shown: unknown[] = []
+  let reloads = 0
+  const page = new EventSource(`${url}/news?lastEventId=nonsense`)
+  t.teardown(() => page.close())
+  const code = snippet('channel-browser').replace("new EventSource('/news')", 'page')
+  runInThisContext(`(page, show, location) => { ${code} }`)(page, (data: unknown) => shown.push(data), { reload () { reloads++ } })
+  while (shown.length < 2) await setImmediate()
+  t.strictSame(shown, [{ text: 'one' }, { text: 'two' }])
+  t.equal(reloads, 1)
+})
+
+t.test('the reasons of a gap are those of the table', async t => {
+  const docs = (await readFile(path.join(root, 'lib/channel/frame.ts'), 'utf8')).matchAll(/^ \* - `(\w+)`: (.*)$/gm)
+  t.strictSame(table('Channels: one event to many').map(([name]) => name), [...docs].map(([, name]) => name))
+})
+
+t.test('history, replay, filter, lag, keys and several channels are given as the README has them', async t => {
+  const app = await makeApp(t)
+  const news = app.streaming.channel('news')
+  const prices = app.streaming.channel('prices')
+  const { orders } = await run(t, 'channel-history', { app }, ['orders'])
+  await run(t, 'channel-options', { app, news, orders, prices })
+  for (let i = 0; i < 12; i++) await orders.publish({ data: { customer: i % 2 === 0 ? 'a' : 'b', i } })
+  const url = await listen(app)
+  const mine = await get(t, `${url}/orders?customer=a`)
+  t.match(await mine.next(), { event: 'position' })
+  for (const i of [2, 4, 6, 8, 10]) t.match(await mine.next(), { data: `{"customer":"a","i":${i}}` })
+  const all = await get(t, `${url}/all`)
+  t.match(await all.next(), { event: 'position', id: /^[^,]+,[^,]+$/ })
+  await news.publish('hello')
+  t.match(await all.next(), { data: 'hello' })
+  const price = await get(t, `${url}/prices`)
+  t.match(await price.next(), { event: 'position' })
+  await run(t, 'channel-key', { prices })
+  t.match(await price.next(), { data: '{"symbol":"ACME","price":12.5}' })
+})
+
+t.test('an iterator gives what is published from the call on', async t => {
+  const app = await makeApp(t)
+  const news = app.streaming.channel('news')
+  const controller = new AbortController()
+  const lines: unknown[][] = []
+  const done = run(t, 'channel-subscribe', { news, signal: controller.signal, console: { log: (...line: unknown[]) => { lines.push(line) } } })
+  while (news.size === 0) await setImmediate()
+  await news.publish({ event: 'headline', data: { a: 1 } })
+  while (lines.length === 0) await setImmediate()
+  controller.abort()
+  await done
+  t.strictSame(lines, [['headline', { a: 1 }]])
+  t.equal(news.size, 0)
+})
+
 // Tables
 
 t.test('the table of options has every option, where it may stand, and its default', async t => {
@@ -777,18 +849,40 @@ t.test('the table of options has every option, where it may stand, and its defau
   allow([...pluginNames.filter(name => name !== 'shutdown'), ...shutdownNames], 'plugin')
   allow(Object.keys(eventStreamCallRules), 'sse')
   allow(Object.keys(writerCallRules), 'writer')
-  const rows = table('Options')
+  const all = table('Options')
+  const rows = all.slice(0, all.findIndex(([name]) => name === 'Channel option'))
   t.strictSame(Object.fromEntries(rows.map(([name, where]) => [name, where.split(', ')])), Object.fromEntries(expected))
 
-  const defaults: Record<string, unknown> = { ...sse, ...limits, 'shutdown.retry': limits.shutdown.retry, 'shutdown.grace': limits.shutdown.grace }
+  const defaults: Record<string, unknown> = { ...sse, ...limits, lag: defaultLag, 'shutdown.retry': limits.shutdown.retry, 'shutdown.grace': limits.shutdown.grace }
   for (const [name, , text] of rows) {
     const [own, ofWriters] = text.split(', writer ').map(cell => cell === '–' ? undefined : evaluated(cell))
     if (name === 'clientKey') {
       t.equal((own as Function)({ ip: '203.0.113.9' }), limits.clientKey({ ip: '203.0.113.9' } as never))
       continue
     }
+    if (name === 'broker') {
+      t.match(own, { publish: Function, tail: Function })
+      continue
+    }
     t.strictSame(own, defaults[name], name)
     if (expected.get(name)?.includes('writer')) t.strictSame(ofWriters ?? own, (writer as any)[name], `${name} of writers`)
+  }
+})
+
+t.test('the table of options of channels has every one of them, and its default', async t => {
+  const all = table('Options')
+  const rows = all.slice(all.findIndex(([name]) => name === 'Channel option') + 2)
+  const app = await makeApp(t)
+  const channel = app.streaming.channel('a') as any
+  const names = (options: string) => rows.filter(([, of]) => of === `\`${options}\``).flatMap(([name]) => name.split('`, `'))
+  t.strictSame(names('channel(name)').sort(), unknownOption(() => app.streaming.channel('b', { history: { nonsense: 1 } as never })).sort())
+  t.strictSame(names('subscribe()').sort(), unknownOption(() => channel.subscribe({ nonsense: 1 })).sort())
+  t.strictSame(names('close()').sort(), unknownOption(() => channel.close({ nonsense: 1 })).sort())
+  await channel.publish('x', { nonsense: 1 }).catch((error: Error) => {
+    t.strictSame(names('publish(event)').sort(), unknownOption(() => { throw error }).sort())
+  })
+  for (const [name, , text] of rows.filter(([name]) => name.startsWith('history.'))) {
+    t.equal(evaluated(text), defaultHistory[name.slice(8) as keyof typeof defaultHistory])
   }
 })
 
@@ -813,7 +907,7 @@ t.test('the table of outcomes and the keys of statistics are those of the code',
 
 t.test('the exported types are those that the README names', async t => {
   const exported = /^export \{ (.*) \};$/m.exec(await readFile(path.join(root, 'dist/index.d.ts'), 'utf8'))?.[1] ?? ''
-  const types = exported.split(', ').map(name => name.replace('type ', '')).filter(name => !name.endsWith(' as default'))
+  const types = exported.split(', ').map(name => name.replace('type ', '')).filter(name => !name.endsWith(' as default') && name !== 'memoryBroker')
   const named = [.../^Exported types: (.*)$/m.exec(readme)?.[1].matchAll(/`(\w+)`/g) ?? []].map(([, name]) => name)
   t.strictSame(named.sort(), types.sort())
 })
@@ -839,7 +933,7 @@ t.test('every snippet of the README was run here', async t => {
 })
 
 function evaluated (cell: string): unknown {
-  return runInThisContext(`(${cell.replaceAll('`', '')})`)
+  return runInThisContext(`memoryBroker => (${cell.replaceAll('`', '')})`)(memoryBroker)
 }
 
 // Promise.withResolvers() is there from Node 22 on.

@@ -7,8 +7,9 @@ import { connect, fetchRaw, open, requestText } from './fixtures/raw.ts'
 import { serve } from './fixtures/server.ts'
 import streaming, { type EventStream, type StreamingStats, type StreamWriter } from '../lib/index.ts'
 
+const noChannels = { channels: 0, subscribers: 0, gaps: 0, frames: 0, frameBytes: 0 }
 const none: StreamingStats['closed'] = {
-  completed: 0, disconnected: 0, failed: 0, stalled: 0, overflow: 0, expired: 0, shutdown: 0, closed: 0, aborted: 0
+  completed: 0, disconnected: 0, failed: 0, stalled: 0, overflow: 0, lagged: 0, expired: 0, shutdown: 0, closed: 0, aborted: 0
 }
 
 /** Every stream that ever was is open or closed. */
@@ -19,7 +20,7 @@ function addsUp ({ open, opened, closed }: StreamingStats): boolean {
 t.test('an app without streams has counted nothing, under every reason', async t => {
   const { app } = await serve(t, (request, reply) => reply.sse(() => {}))
   t.equal(app.streaming.open, 0)
-  t.same(app.streaming.stats(), { open: 0, opened: 0, closed: none, events: 0, bytes: 0 })
+  t.same(app.streaming.stats(), { ...noChannels, open: 0, opened: 0, closed: none, events: 0, bytes: 0 })
 })
 
 t.test('an open event stream counts, and its events and bytes do as they are accepted', async t => {
@@ -28,18 +29,18 @@ t.test('an open event stream counts, and its events and bytes do as they are acc
   const client = open(t, port)
   await client.until('retry: 10\n')
   t.equal(app.streaming.open, 1)
-  t.same(app.streaming.stats(), { open: 1, opened: 1, closed: none, events: 0, bytes: 'retry: 10\n'.length })
+  t.same(app.streaming.stats(), { ...noChannels, open: 1, opened: 1, closed: none, events: 0, bytes: 'retry: 10\n'.length })
   void stream.send('hi')
-  t.same(app.streaming.stats(), { open: 1, opened: 1, closed: none, events: 1, bytes: 'retry: 10\ndata: hi\n\n'.length })
+  t.same(app.streaming.stats(), { ...noChannels, open: 1, opened: 1, closed: none, events: 1, bytes: 'retry: 10\ndata: hi\n\n'.length })
   void stream.comment('no event')
   const bytes = 'retry: 10\ndata: hi\n\n: no event\n'.length
-  t.same(app.streaming.stats(), { open: 1, opened: 1, closed: none, events: 1, bytes })
+  t.same(app.streaming.stats(), { ...noChannels, open: 1, opened: 1, closed: none, events: 1, bytes })
   await t.rejects(stream.send(42 as never))
-  t.same(app.streaming.stats(), { open: 1, opened: 1, closed: none, events: 1, bytes }, 'what is refused does not count')
+  t.same(app.streaming.stats(), { ...noChannels, open: 1, opened: 1, closed: none, events: 1, bytes }, 'what is refused does not count')
   stream.close()
   t.equal(app.streaming.open, 1, 'until its response has closed')
   t.match(await outcome(), { events: 1, bytes })
-  t.same(app.streaming.stats(), { open: 0, opened: 1, closed: { ...none, closed: 1 }, events: 1, bytes })
+  t.same(app.streaming.stats(), { ...noChannels, open: 0, opened: 1, closed: { ...none, closed: 1 }, events: 1, bytes })
   await client.end()
 })
 
@@ -52,12 +53,12 @@ t.test('an open writer counts, and its bytes do as they are accepted', async t =
   }))
   const client = open(t, port)
   await client.until('\r\n\r\n')
-  t.same(app.streaming.stats(), { open: 1, opened: 1, closed: none, events: 0, bytes: 2 })
+  t.same(app.streaming.stats(), { ...noChannels, open: 1, opened: 1, closed: none, events: 0, bytes: 2 })
   void writer.write(Buffer.alloc(100))
-  t.same(app.streaming.stats(), { open: 1, opened: 1, closed: none, events: 0, bytes: 102 })
+  t.same(app.streaming.stats(), { ...noChannels, open: 1, opened: 1, closed: none, events: 0, bytes: 102 })
   void writer.end('last')
   await outcome()
-  t.same(app.streaming.stats(), { open: 0, opened: 1, closed: { ...none, completed: 1 }, events: 0, bytes: 106 })
+  t.same(app.streaming.stats(), { ...noChannels, open: 0, opened: 1, closed: { ...none, completed: 1 }, events: 0, bytes: 106 })
   await client.end()
 })
 
@@ -73,10 +74,10 @@ t.test('a stream is not open before its head', async t => {
   const { app, port } = await serve(t, (request, reply) => reply.sse(stream => { send = stream.send }, { commitAfter: Infinity }))
   const client = open(t, port)
   await eventually(() => send !== undefined)
-  t.same(app.streaming.stats(), { open: 0, opened: 0, closed: none, events: 0, bytes: 0 })
+  t.same(app.streaming.stats(), { ...noChannels, open: 0, opened: 0, closed: none, events: 0, bytes: 0 })
   void send('hi')
   await client.until('data: hi\n\n')
-  t.same(app.streaming.stats(), { open: 1, opened: 1, closed: none, events: 1, bytes: 10 })
+  t.same(app.streaming.stats(), { ...noChannels, open: 1, opened: 1, closed: none, events: 1, bytes: 10 })
 })
 
 t.test('each end is counted under its reason, and everything adds up at any time', async t => {
@@ -102,6 +103,7 @@ t.test('each end is counted under its reason, and everything adds up at any time
     app.get('/stalled', (request, reply) => reply.sse(['x'.repeat(30 << 20)], { writeTimeout: 20 }))
     app.get('/writer', (request, reply) => reply.streamWriter(['all']))
     app.get('/cut', (request, reply) => reply.streamWriter(async writer => { await writer.write('half'); throw new Error('late') }))
+    app.get('/lagged', (request, reply) => reply.sse(app.streaming.channel('big', { history: { events: 1 } }), { lag: 'disconnect' }))
     app.get('/done', (request, reply) => reply.sse(['one'], { reconnect: false }))
   })
   const { app, port, outcomes, outcome } = server
@@ -139,6 +141,16 @@ t.test('each end is counted under its reason, and everything adds up at any time
   await step('stalled', async () => {
     const client = open(t, port, { path: '/stalled' })
     client.socket.pause()
+  })
+  await step('lagged', async () => {
+    const client = open(t, port, { path: '/lagged' })
+    await client.until('event: position')
+    client.socket.pause()
+    for (let i = 0; i < 200; i++) {
+      await app.streaming.channel('big').publish('x'.repeat(100_000))
+      await turn()
+    }
+    client.socket.resume()
   })
   await step(undefined, get('/wrong'))
   await step('completed', async () => await fetchRaw(t, port, { method: 'HEAD' }))
@@ -185,7 +197,7 @@ t.test('an error before the head is counted nowhere, also when events had been a
   })
   t.match((await fetchRaw(t, port)).head, /^HTTP\/1\.1 403 /)
   t.match(await outcome(), { reason: 'failed', events: 0, bytes: 0 })
-  t.same(app.streaming.stats(), { open: 0, opened: 0, closed: none, events: 0, bytes: 0 })
+  t.same(app.streaming.stats(), { ...noChannels, open: 0, opened: 0, closed: none, events: 0, bytes: 0 })
 })
 
 t.test('a client that left before the head is counted as disconnected, with nothing sent', async t => {
@@ -195,7 +207,7 @@ t.test('a client that left before the head is counted as disconnected, with noth
   await eventually(() => send !== undefined)
   client.destroy()
   await outcome()
-  t.same(app.streaming.stats(), { open: 0, opened: 1, closed: { ...none, disconnected: 1 }, events: 0, bytes: 0 })
+  t.same(app.streaming.stats(), { ...noChannels, open: 0, opened: 1, closed: { ...none, disconnected: 1 }, events: 0, bytes: 0 })
 })
 
 t.test('open streams that wait behind another on one connection count', async t => {
@@ -232,5 +244,5 @@ t.test('each registration has its own counts', async t => {
   await app.inject('/a/')
   await app.inject('/a/')
   t.match((await app.inject('/a/stats')).json(), { opened: 2, closed: { completed: 2 }, events: 2, bytes: 22 })
-  t.same((await app.inject('/b/stats')).json(), { open: 0, opened: 0, closed: none, events: 0, bytes: 0 })
+  t.same((await app.inject('/b/stats')).json(), { ...noChannels, open: 0, opened: 0, closed: none, events: 0, bytes: 0 })
 })

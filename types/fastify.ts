@@ -1,7 +1,8 @@
 /**
  * What the plugin adds to Fastify's types.
  */
-import type { EventStreamOptions, StreamWriterOptions } from '../lib/options.ts'
+import type { Channel } from '../lib/channel/channel.ts'
+import type { ChannelOptions, EventStreamOptions, StreamWriterOptions } from '../lib/options.ts'
 import type { StreamingStats } from '../lib/registration.ts'
 import type { EventSource, EventSourceFunction, EventStream } from '../lib/stream/sse.ts'
 import type { StreamOutcome } from '../lib/stream/lifecycle.ts'
@@ -14,6 +15,11 @@ declare module 'fastify' {
       readonly open: number
       /** Counts of this registration, exact at any time. */
       stats (): StreamingStats
+      /**
+       * The channel of that name; the same name gives the same one. Throws FST_STREAM_INVALID_OPTION, also for options
+       * that contradict those that it has.
+       */
+      channel<Events extends object = Record<string, unknown>> (name: string, options?: ChannelOptions): Channel<Events>
     }
   }
 

@@ -178,3 +178,37 @@ test('a string is no source', () => {
   expect(reply.streamWriter).type.not.toBeCallableWith('text')
   expect(reply.streamWriter).type.not.toBeCallableWith(() => 'text')
 })
+
+describe('channels', () => {
+  interface Events { headline: { text: string }, message: number }
+  const news = app.streaming.channel<Events>('news')
+
+  test('are sources of a stream, also several of different types', () => {
+    app.get('/', (request, reply) => reply.sse(news))
+    app.get('/', (request, reply) => reply.sse([news, app.streaming.channel('any')], { lag: 'latest', replay: 3 }))
+    expect(reply.sse).type.not.toBeCallableWith(news, { lag: 'never' })
+  })
+
+  test('take the events they name, with their data', () => {
+    expect(news.publish).type.toBeCallableWith({ event: 'headline', data: { text: 'a' } } as const, { key: 'a' })
+    expect(news.publish).type.toBeCallableWith({ data: 1 })
+    expect(news.publish).type.not.toBeCallableWith({ event: 'headline', data: 1 } as const)
+    expect(news.publish).type.not.toBeCallableWith({ event: 'other', data: 1 } as const)
+    expect(news.publish).type.not.toBeCallableWith({ id: '1', data: 1 })
+  })
+
+  test('take any event when they name none', () => {
+    const any = app.streaming.channel('any')
+    expect(any.publish).type.toBeCallableWith('text')
+    expect(any.publish).type.toBeCallableWith({ event: 'x', data: { a: 1 }, retry: 5 })
+    expect(any.publish).type.not.toBeCallableWith({ id: '1' })
+  })
+
+  test('give events with their data', async () => {
+    for await (const item of news.subscribe({ filter: event => event.event === 'headline' })) {
+      if (item.type === 'event' && item.event === 'headline') expect(item.json()).type.toBe<{ text: string }>()
+      if (item.type === 'gap') expect(item.reason).type.toBe<'trimmed' | 'unknown' | 'slow'>()
+      if (item.type === 'position') expect(item.id).type.toBe<string>()
+    }
+  })
+})

@@ -180,6 +180,14 @@ export class Connection {
     this.#giveRoom()
   }
 
+  /** The same, in this tick: Node holds an HTTP/1 write until the next one, to join what follows. */
+  flushNow (): void {
+    this.flush()
+    const response = this.#response
+    if (isHttp2(response) || response.socket === null) return
+    while (response.socket.writableCorked > 0) response.socket.uncork()
+  }
+
   /** Ends the body properly once everything that waits was handed over. */
   end (): void {
     this.#ending = true

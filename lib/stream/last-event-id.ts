@@ -18,6 +18,12 @@ export function readLastEventId (request: FastifyRequest): string {
   return id !== '' ? id : usable(fromQuery(request.raw.url as string))
 }
 
+/** True when the client brings one, usable or not. */
+export function bringsLastEventId (request: FastifyRequest): boolean {
+  const header = request.headers['last-event-id']
+  return (typeof header === 'string' && header !== '') || fromQuery(request.raw.url as string) !== ''
+}
+
 function usable (id: string): string {
   return Buffer.byteLength(id) > longest || controlCharacter.test(id) ? '' : id
 }

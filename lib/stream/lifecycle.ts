@@ -10,6 +10,7 @@ import { Head } from './head.ts'
 import type { Beating, Heartbeats } from './heartbeat.ts'
 import { clearHandlerTimeout, disown, emptyPayload, hasTrailers, isSendingError, own, Payload, removeTrailers, sendError, sendOwned, type ReplyOwner } from './payload.ts'
 import { isPromiseLike } from './promise-like.ts'
+import type { LiveReader, LiveTarget } from './live.ts'
 import { onAbort } from './shared-listener.ts'
 import { releaseUnread, type Source } from './source.ts'
 import { Turns } from './turns.ts'
@@ -22,9 +23,10 @@ export interface StreamOutcome {
    * - `failed`: the source threw, or the reply became an error reply (`error`)
    * - `stalled`: the client took nothing for `writeTimeout`
    * - `overflow`: more than `maxBuffered` bytes waited
+   * - `lagged`: it fell out of the history of its channel, with `lag: 'disconnect'`
    * - `expired`: `maxDuration` was over
    * - `shutdown`: the app closed
-   * - `closed`: by `stream.close()`, or by a hook that took the payload away
+   * - `closed`: by `stream.close()`, by its channel's `close()`, or by a hook that took the payload away
    * - `aborted`: by `options.signal` (its reason in `error`)
    */
   reason: typeof outcomeReasons[number]
@@ -39,7 +41,7 @@ export interface StreamOutcome {
 }
 
 export const outcomeReasons = [
-  'completed', 'disconnected', 'failed', 'stalled', 'overflow', 'expired', 'shutdown', 'closed', 'aborted'
+  'completed', 'disconnected', 'failed', 'stalled', 'overflow', 'lagged', 'expired', 'shutdown', 'closed', 'aborted'
 ] as const
 
 /** What kind of body a stream has. */
@@ -58,6 +60,8 @@ export interface Host {
   admit (stream: Lifecycle): Refusal | undefined
   /** The stream has a head of its own, or ended without being an error reply before it had one. */
   opened (stream: Lifecycle): void
+  /** What follows the channels that a source is; undefined when it is none. Throws what makes the reply an error. */
+  openChannels (source: unknown): ((target: LiveTarget) => LiveReader) | undefined
   /** The stream is over. `isErrorReply`: Fastify has sent an error instead of it. */
   closed (stream: Lifecycle, outcome: StreamOutcome, isErrorReply: boolean): void
 }
@@ -98,7 +102,7 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
   #error: unknown
   #refusal: unknown
   readonly #head: Head
-  #source: Source | undefined
+  #source: Pick<Source, 'release'> | undefined
   #controller: AbortController | undefined
   readonly #turns = new Turns()
   #abortedFor: StreamOutcome['reason'] | undefined
@@ -231,6 +235,12 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     this.end('completed')
   }
 
+  /** Releases `source` when the stream ends. */
+  protected hold (source: Pick<Source, 'release'>): void {
+    if (this.isOpen) this.#source = source
+    else source.release()
+  }
+
   /** Sends what a user hands over; resolves `true` when there is room for more, `false` when the stream has ended. */
   protected push (chunk: string | Uint8Array, events: number): Promise<boolean> {
     if (this.connection.bufferedBytes > this.options.maxBuffered) {
@@ -308,7 +318,12 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     this.#reportOpened()
     this.connection.attach(sink, this.prelude())
     if (this.#reason !== undefined) this.#conclude()
-    else if (this.options.heartbeat > 0) this.host.heartbeats.add(this)
+    else this.startHeartbeat()
+  }
+
+  /** Keeps the stream alive, if it has a head. */
+  protected startHeartbeat (): void {
+    if (this.#phase === 'open' && this.heartbeat > 0) this.host.heartbeats.add(this)
   }
 
   dropped (error: Error | null): void {
@@ -393,7 +408,12 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
   }
 
   beat (): void {
-    if (this.connection.bufferedBytes === 0) this.connection.write(':\n')
+    if (this.connection.bufferedBytes === 0) this.connection.write(this.sign())
+  }
+
+  /** What a heartbeat sends; '' for nothing. */
+  protected sign (): string {
+    return ':\n'
   }
 
   #isWanted (invalid: { error: unknown } | undefined): boolean {

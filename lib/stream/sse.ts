@@ -3,14 +3,17 @@
  * https://html.spec.whatwg.org/multipage/server-sent-events.html
  */
 import type { FastifyReply } from 'fastify'
-import { eventStreamCallRules, isPlainObject, pickRetry, resolveCallOptions, type ResolvedOptions } from '../options.ts'
+import type { Channel } from '../channel/channel.ts'
+import { FST_STREAM_INVALID_OPTION, shown } from '../errors.ts'
+import { eventStreamCallRules, isPlainObject, readOptionNames, pickRetry, resolveCallOptions, type ResolvedOptions } from '../options.ts'
 import { encodeEvent, END_ID, isComment, retryLine, type EventItem } from './encode.ts'
-import { readLastEventId } from './last-event-id.ts'
+import { bringsLastEventId, readLastEventId } from './last-event-id.ts'
 import { Lifecycle, refused, type Farewell, type Host, type StreamOutcome } from './lifecycle.ts'
+import type { LiveReader, LiveTarget } from './live.ts'
 import { claim } from './payload.ts'
 import { ignoreRejection, isPromiseLike } from './promise-like.ts'
 import { openRelay, RelayedBlocks } from './relay.ts'
-import { isResponse, openSource } from './source.ts'
+import { isResponse, openSource, releaseUnread } from './source.ts'
 
 /** An open event stream. */
 export interface EventStream {
@@ -51,11 +54,15 @@ export type EventSource =
   | NodeJS.ReadableStream
   | ReadableStream<unknown>
   | Response
+  | Channel<any>
+  | Array<Channel<any>>
 
 /** Called once; what it returns or resolves with is consumed as a source, and `undefined` from a promise ends the stream. */
 export type EventSourceFunction = (stream: EventStream, signal: AbortSignal) => EventSource | undefined | void | Promise<EventSource | undefined | void>
 
 const sourceRule = 'an (async) iterable, a stream, a text/event-stream Response or a function; wrap a single event in an array, as [event]'
+// Milliseconds of silence after which a filtered stream without heartbeats tells the client its position.
+const checkpointTime = 15_000
 const endBlock = `event: end\nid: ${END_ID}\ndata: {}\n\n`
 
 /**
@@ -77,6 +84,8 @@ class EventStreamReply extends Lifecycle {
   #onOpen: ((stream: EventStream) => void) | undefined
   #publicStream: EventStream | undefined
   #bytesAfterRelay = 0
+  /** When the source is channels. */
+  #live: LiveReader | undefined
 
   /** Resolves with the stream once its head has been written, or once it has closed without one. */
   get open (): Promise<EventStream> {
@@ -162,7 +171,7 @@ class EventStreamReply extends Lifecycle {
   #call (source: EventSourceFunction): void {
     try {
       const result: unknown = source(this.#public, this.signal)
-      if (result === undefined) return
+      if (result === undefined) return this.#refuseReadOptions()
       if (!isPromiseLike(result)) return this.#consume(result)
       result.then(
         resolved => { if (resolved === undefined) this.end('completed'); else this.#consume(resolved) },
@@ -172,8 +181,54 @@ class EventStreamReply extends Lifecycle {
     }
   }
 
+  override get heartbeat (): number {
+    const { heartbeat } = this.options
+    return heartbeat === 0 && this.#live?.isFiltered === true ? checkpointTime : heartbeat
+  }
+
+  protected override sign (): string {
+    return this.#live?.checkpoint() ?? (this.options.heartbeat > 0 ? super.sign() : '')
+  }
+
   #consume (source: unknown): void {
+    if (!this.isOpen) return releaseUnread(source)
+    let follow
+    try {
+      follow = this.host.openChannels(source)
+      if (follow !== undefined) return this.#follow(follow)
+      this.#refuseReadOptions()
+    } catch (error) {
+      releaseUnread(source)
+      return this.end('failed', error)
+    }
     this.consume(source, source => isResponse(source) ? openRelay(source, this.options.maxBuffered) : openSource(source), sourceRule)
+  }
+
+  #refuseReadOptions (): void {
+    for (const name of readOptionNames) {
+      if (this.options[name] !== undefined) throw new FST_STREAM_INVALID_OPTION(name, 'absent: it is for channels only', shown(this.options[name]))
+    }
+  }
+
+  #follow (follow: (target: LiveTarget) => LiveReader): void {
+    const { connection, options, reply: { request } } = this
+    const live = follow({
+      request,
+      options,
+      lastEventId: bringsLastEventId(request) ? this.lastEventId : undefined,
+      get hasRoom () { return connection.hasRoom },
+      room: () => connection.room(),
+      write: (blocks, events) => { this.accept(blocks, events) },
+      flush: () => { connection.flushNow() },
+      end: (reason, error, retry) => {
+        if (retry !== undefined) this.accept(retryLine(retry), 0)
+        this.end(reason, error)
+      }
+    })
+    this.#live = live
+    this.hold(live)
+    // It may need one only now.
+    if (options.heartbeat === 0) this.startHeartbeat()
   }
 
   #relay ({ bytes, events, continuesLineBreak }: RelayedBlocks): void {

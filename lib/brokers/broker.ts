@@ -1,0 +1,77 @@
+/**
+ * What carries the events of channels: it keeps one log a channel, appends, reads back, and tells of what is appended.
+ * It knows nothing of streams. Every implementation passes the contract suite in test/fixtures/broker-contract.
+ */
+
+/** Opaque outside its broker; `[0-9A-Za-z-]{1,64}`; rises along a log, and is never given twice, not even after a wipe. */
+export type EventId = string
+
+/** A position: after the event of an id, at the head (nothing that is there by now), or before the oldest retained event. */
+export type From = EventId | 'live' | 'earliest'
+
+/** How much of a channel can be replayed. All three bounds hold together. */
+export interface History {
+  /** The newest so many events. Default 256. */
+  events: number
+  /** Of at most so many bytes, but for the newest one. Default 1 048 576. */
+  bytes: number
+  /** That are not older than so many milliseconds. Default 300 000. */
+  age: number
+}
+
+export interface Stored {
+  readonly id: EventId
+  /** The id that the log had just before; for its first event the id that it was born with. */
+  readonly previous: EventId
+  readonly data: string
+}
+
+export interface Page {
+  /**
+   * The position is an anchor: in the log, or just before its oldest retained event, or its head. False when events
+   * after it may be missing.
+   */
+  contiguous: boolean
+  /** The position just before `events[0]`, or the head when there is none; reading from it is contiguous. */
+  base: EventId
+  /** The oldest retained events after the position. */
+  events: Stored[]
+  /** The id of the newest event that the log ever had, or the one that it was born with. */
+  head: EventId
+}
+
+/** Told of what is appended, in any order, perhaps twice or not at all: who listens compares `previous`. Must not throw. */
+export interface Tail {
+  event (event: Stored): void
+  /** Events may have been missed: read again. */
+  disrupted (): void
+}
+
+export interface PublishRequest {
+  /** An event with the same key is not appended again while the first one is retained; its id is the answer. */
+  dedupe?: string
+  /** What the channel keeps from now on. */
+  history?: History
+}
+
+export interface Broker {
+  /**
+   * Appends; resolves with the id. Publishes of one process are logged in the order of the calls.
+   * Rejects with FST_STREAM_BROKER_UNAVAILABLE; the event may have been appended all the same.
+   */
+  publish (channel: string, data: string, request?: PublishRequest): Promise<EventId>
+  /** Resolves with at most `limit` events after `from`, at once: it never waits for new ones. */
+  read (channel: string, from: From, limit: number): Promise<Page>
+  /** Resolves with what ends it. Whatever is appended after that is told, or `disrupted()` is called. */
+  tail (channel: string, tail: Tail): Promise<() => Promise<void>>
+  /** Negative when `a` is older than `b`, positive when it is newer, 0 for the same. Both are `valid()`. */
+  compare (a: EventId, b: EventId): number
+  /** True for what this broker may have given as an id. What clients send is anything. */
+  valid (id: string): boolean
+  /** Resolves once the broker can be used. */
+  ready (): Promise<void>
+  /** Closes what the broker itself has opened. Everything rejects from then on. */
+  close (): Promise<void>
+}
+
+export const defaultHistory: History = { events: 256, bytes: 1_048_576, age: 300_000 }

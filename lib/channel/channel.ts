@@ -1,0 +1,189 @@
+/**
+ * A channel: what is published to it reaches all who subscribe, and those who come back get what they have missed.
+ */
+import type { Broker, History } from '../brokers/broker.ts'
+import { defaultHistory } from '../brokers/broker.ts'
+import { FST_STREAM_CLOSED, FST_STREAM_INVALID_OPTION } from '../errors.ts'
+import {
+  pickRetry, resolveCloseOptions, resolveHistory, resolvePublishOptions, resolveSubscribeOptions,
+  type ChannelOptions, type CloseOptions, type PublishOptions, type SubscribeOptions
+} from '../options.ts'
+import type { EventItem, Serialize, ServerSentEvent } from '../stream/encode.ts'
+import { Cursor, type Subscriber } from './cursor.ts'
+import { Feed } from './feed.ts'
+import { encodeStored, type ChannelEvent, type Gap } from './frame.ts'
+import { ChannelIterator } from './iterator.ts'
+import { formatPosition, tagOf } from './position.ts'
+
+/** One event to many. Made by `app.streaming.channel(name)`. `Events` has the type of the data of each event name. */
+export interface Channel<Events extends object = Record<string, unknown>> {
+  readonly name: string
+  /** Subscribers in this process. */
+  readonly size: number
+  /**
+   * Publishes what `stream.send` takes, but for `id` and the event names `gap` and `position`. Resolves with the event's
+   * id once the log has it. Events are logged in the order of the calls, awaited or not.
+   * Rejects with FST_STREAM_INVALID_EVENT, FST_STREAM_INVALID_FIELD, FST_STREAM_INVALID_OPTION, FST_STREAM_CLOSED and
+   * FST_STREAM_BROKER_UNAVAILABLE, which is also logged at warn and needs no handler.
+   */
+  publish (event: PublishedEvent<Events>, options?: PublishOptions): Promise<string>
+  /**
+   * What is published from the call on; first the position that this is. Falls back by a cursor, not by a queue: see `lag`.
+   * Ends with `return()`, `signal` or the channel. Throws FST_STREAM_INVALID_OPTION and FST_STREAM_CLOSED at the call.
+   */
+  subscribe (options?: SubscribeOptions<Events>): AsyncIterableIterator<ChannelItem<Events>>
+  /** Ends its streams (`closed`) and iterators in this process. What is in the history stays, and the name may be opened anew. */
+  close (options?: CloseOptions): void
+}
+
+/** What a channel takes: any event, or those of `Events` when it names them. */
+export type PublishedEvent<Events extends object = Record<string, unknown>> = string extends keyof Events
+  ? string | Omit<ServerSentEvent, 'id'>
+  : { [Name in keyof Events & string]: NamedEvent<Name, Events[Name]> }[keyof Events & string]
+
+type NamedEvent<Name extends string, Data> = Omit<ServerSentEvent, 'id' | 'event' | 'data'> & { data: Data } &
+  (Name extends 'message' ? { event?: undefined } : { event: Name })
+
+/** What an iterator of a channel gives. */
+export type ChannelItem<Events extends object = Record<string, unknown>> =
+  | ChannelEvent<Events>
+  | { type: 'gap', id: string } & Gap
+  | { type: 'position', id: string }
+
+/** What a channel needs of whom it belongs to. */
+export interface ChannelHost {
+  readonly broker: Broker
+  readonly serialize: Serialize
+  /** The channel has something to keep, or nothing any more. */
+  setActive (channel: EventChannel, isActive: boolean): void
+  closed (channel: EventChannel): void
+  /** Counts a gap that a subscriber is told of. */
+  countGap (): void
+  warn (error: unknown): void
+}
+
+// Milliseconds for which a feed outlives its last subscriber, who may be reconnecting.
+const lingerTime = 30_000
+
+export class EventChannel implements Channel {
+  readonly name: string
+  readonly #tag: string
+  readonly #host: ChannelHost
+  readonly #history: History
+  #feed: Feed | undefined
+  #lingering: NodeJS.Timeout | undefined
+  #activity: NodeJS.Timeout | undefined
+  #isClosed = false
+
+  constructor (host: ChannelHost, name: string, options: ChannelOptions | undefined) {
+    this.name = name
+    this.#tag = tagOf(name)
+    this.#host = host
+    this.#history = { ...defaultHistory, ...resolveHistory(options) }
+    this.#touch()
+  }
+
+  get size (): number {
+    return this.#feed?.subscribers ?? 0
+  }
+
+  get isClosed (): boolean {
+    return this.#isClosed
+  }
+
+  /** Frames at hand, and their bytes. */
+  get kept (): { frames: number, bytes: number } {
+    return { frames: this.#feed?.frames ?? 0, bytes: this.#feed?.bytes ?? 0 }
+  }
+
+  /** Throws FST_STREAM_INVALID_OPTION for options that are not those it has. */
+  checkOptions (options: ChannelOptions | undefined): void {
+    for (const [name, value] of Object.entries(resolveHistory(options)) as Array<[keyof History, number]>) {
+      if (value !== this.#history[name]) {
+        throw new FST_STREAM_INVALID_OPTION(`history.${name}`, `${this.#history[name]}, as the channel '${this.name}' has it already`, String(value))
+      }
+    }
+  }
+
+  publish (event: EventItem, options?: PublishOptions): Promise<string> {
+    const published = this.#publish(event, options)
+    // What is published without await must not be able to kill the process.
+    published.catch((error: unknown) => { this.#host.warn(error) })
+    return published
+  }
+
+  subscribe (options?: SubscribeOptions): AsyncIterableIterator<ChannelItem> {
+    return new ChannelIterator(this, resolveSubscribeOptions(options))
+  }
+
+  close (options?: CloseOptions): void {
+    const { retry } = resolveCloseOptions(options)
+    if (this.#isClosed) return
+    this.#isClosed = true
+    clearTimeout(this.#lingering)
+    clearTimeout(this.#activity)
+    const feed = this.#feed
+    this.#feed = undefined
+    feed?.close(retry === undefined ? undefined : () => pickRetry(retry))
+    this.#host.closed(this)
+  }
+
+  /** Begins to follow the channel from now. Throws FST_STREAM_CLOSED. */
+  follow (subscriber: Subscriber): Cursor {
+    this.checkOpen()
+    clearTimeout(this.#lingering)
+    clearTimeout(this.#activity)
+    this.#host.setActive(this, true)
+    this.#feed ??= new Feed(this.#host.broker, this.name, this.#tag, this.#history, () => { this.#linger() })
+    return new Cursor(this.#feed, this.name, subscriber)
+  }
+
+  countGap (): void {
+    this.#host.countGap()
+  }
+
+  checkOpen (): void {
+    if (this.#isClosed) throw new FST_STREAM_CLOSED(this.name)
+  }
+
+  get tag (): string {
+    return this.#tag
+  }
+
+  async #publish (event: EventItem, options: PublishOptions | undefined): Promise<string> {
+    const { key, idempotencyKey } = resolvePublishOptions(options)
+    const data = encodeStored(event, key, this.#host.serialize)
+    this.checkOpen()
+    this.#touch()
+    const append = async () => await this.#host.broker.publish(this.name, data, { dedupe: idempotencyKey, history: this.#history })
+    return formatPosition(await this.#inOrder(append), this.#tag)
+  }
+
+  /** Those who have subscribed before are to get it. */
+  async #inOrder (append: () => Promise<string>): Promise<string> {
+    const feed = this.#feed
+    if (feed === undefined) return await append()
+    return await new Promise((resolve, reject) => {
+      feed.whenOpen(() => { append().then(resolve, reject) })
+    })
+  }
+
+  /** It counts as active for as long as its history. */
+  #touch (): void {
+    this.#host.setActive(this, true)
+    if (this.size > 0) return
+    clearTimeout(this.#activity)
+    this.#activity = setTimeout(() => { this.#host.setActive(this, false) }, this.#history.age)
+    this.#activity.unref()
+  }
+
+  #linger (): void {
+    if (this.#isClosed) return
+    this.#touch()
+    this.#lingering = setTimeout(() => {
+      this.#feed?.close()
+      this.#feed = undefined
+    }, lingerTime)
+    this.#lingering.unref()
+  }
+}

@@ -1,0 +1,92 @@
+/**
+ * The channels of one registration, by their names.
+ */
+import type { Broker } from '../brokers/broker.ts'
+import { memoryBroker } from '../brokers/memory.ts'
+import { FST_STREAM_CLOSED } from '../errors.ts'
+import { checkChannelName, type ChannelOptions } from '../options.ts'
+import type { Serialize } from '../stream/encode.ts'
+import { EventChannel, type ChannelHost } from './channel.ts'
+
+/** Counts of channels, in this process. */
+export interface ChannelStats {
+  /** Channels that have subscribers, or were used within the age of their history. */
+  channels: number
+  /** Subscribers of all channels: streams and iterators, each as often as it has channels. */
+  subscribers: number
+  /** Gaps that subscribers were told of. */
+  gaps: number
+  /** Events at hand for subscribers that are a little behind; what can be replayed is kept by the broker. */
+  frames: number
+  /** Bytes of them. */
+  frameBytes: number
+}
+
+export class Channels implements ChannelHost {
+  readonly broker: Broker
+  readonly serialize: Serialize
+  readonly warn: (error: unknown) => void
+  readonly #ownBroker: Broker | undefined
+  /** A channel that nobody holds, and that keeps nothing, is forgotten. */
+  readonly #named = new Map<string, WeakRef<EventChannel>>()
+  readonly #forgotten = new FinalizationRegistry<string>(name => {
+    if (this.#named.get(name)?.deref() === undefined) this.#named.delete(name)
+  })
+
+  readonly #active = new Set<EventChannel>()
+  #gaps = 0
+  #isClosed = false
+
+  constructor (broker: Broker | undefined, serialize: Serialize, warn: (error: unknown) => void) {
+    if (broker === undefined) this.#ownBroker = memoryBroker()
+    this.broker = broker ?? this.#ownBroker as Broker
+    this.serialize = serialize
+    this.warn = warn
+  }
+
+  /** Throws FST_STREAM_INVALID_OPTION, also for options that contradict those that the channel has, and FST_STREAM_CLOSED. */
+  channel (name: string, options: ChannelOptions | undefined): EventChannel {
+    checkChannelName(name)
+    const known = this.#named.get(name)?.deref()
+    if (known !== undefined) {
+      known.checkOptions(options)
+      return known
+    }
+    if (this.#isClosed) throw new FST_STREAM_CLOSED(name)
+    const channel = new EventChannel(this, name, options)
+    this.#named.set(name, new WeakRef(channel))
+    this.#forgotten.register(channel, name)
+    return channel
+  }
+
+  stats (): ChannelStats {
+    const stats: ChannelStats = { channels: this.#active.size, subscribers: 0, gaps: this.#gaps, frames: 0, frameBytes: 0 }
+    for (const channel of this.#active) {
+      const { frames, bytes } = channel.kept
+      stats.subscribers += channel.size
+      stats.frames += frames
+      stats.frameBytes += bytes
+    }
+    return stats
+  }
+
+  async close (): Promise<void> {
+    this.#isClosed = true
+    for (const channel of [...this.#named.values()]) channel.deref()?.close()
+    await this.#ownBroker?.close()
+  }
+
+  setActive (channel: EventChannel, isActive: boolean): void {
+    if (isActive) this.#active.add(channel)
+    else this.#active.delete(channel)
+  }
+
+  closed (channel: EventChannel): void {
+    this.#active.delete(channel)
+    this.#named.delete(channel.name)
+  }
+
+  countGap (): void {
+    this.#gaps++
+  }
+}

@@ -1,0 +1,164 @@
+/**
+ * Channels as the source of an event stream.
+ */
+import type { FastifyRequest } from 'fastify'
+import { publishGap } from '../diagnostics.ts'
+import { FST_STREAM_INVALID_SOURCE, kindOf } from '../errors.ts'
+import { defaultLag, type ReadOptions } from '../options.ts'
+import type { LiveReader, LiveTarget } from '../stream/live.ts'
+import { EventChannel } from './channel.ts'
+import type { Cursor, LagPolicy, Subscriber } from './cursor.ts'
+import { gapBlock, positionBlock, type Batch, type Frame, type Gap } from './frame.ts'
+import { formatPosition, joinPositions, parsePositions } from './position.ts'
+import { passes, startOf } from './reading.ts'
+
+const mostChannels = 16
+
+/** The channels that a source is; undefined when it is none. Throws FST_STREAM_INVALID_SOURCE for an array that cannot be followed. */
+export function channelsOf (source: unknown): EventChannel[] | undefined {
+  if (source instanceof EventChannel) return [source]
+  if (!Array.isArray(source) || !source.some(item => item instanceof EventChannel)) return undefined
+  const channels = new Set(source)
+  for (const item of channels) {
+    if (!(item instanceof EventChannel)) throw new FST_STREAM_INVALID_SOURCE('an array of channels only', kindOf(item))
+  }
+  if (channels.size > mostChannels) throw new FST_STREAM_INVALID_SOURCE(`at most ${mostChannels} channels`, `${channels.size} channels`)
+  return [...channels] as EventChannel[]
+}
+
+/** Begins to write what is published on the channels to a stream. Throws FST_STREAM_CLOSED. */
+export function followChannels (channels: EventChannel[], target: LiveTarget): LiveReader {
+  for (const channel of channels) channel.checkOpen()
+  return new ChannelReader(channels, target)
+}
+
+interface Part {
+  cursor: Cursor
+  channel: EventChannel
+  /** The client's position in this channel, as it has it; undefined when it has none. */
+  position: string | undefined
+  gap: Gap | undefined
+}
+
+class ChannelReader implements LiveReader, Subscriber {
+  readonly lag: LagPolicy
+  readonly #target: LiveTarget
+  readonly #filter: ReadOptions['filter']
+  readonly #request: FastifyRequest
+  readonly #parts: Part[]
+  #toStart: number
+  #isOver = false
+  /** The client's position is older than that of the stream. */
+  #isAhead = false
+
+  constructor (channels: EventChannel[], target: LiveTarget) {
+    const { options: { lag = defaultLag, filter, replay }, lastEventId } = target
+    this.lag = lag
+    this.#target = target
+    this.#filter = filter
+    this.#request = target.request
+    this.#toStart = channels.length
+    const brought = parsePositions(lastEventId ?? '')
+    this.#parts = channels.map(channel => {
+      const id = brought.get(channel.tag)
+      return { channel, cursor: channel.follow(this), position: id === undefined ? undefined : formatPosition(id, channel.tag), gap: undefined }
+    })
+    for (const { cursor, channel } of this.#parts) void cursor.start(startOf(channel.tag, lastEventId, replay))
+  }
+
+  get isFiltered (): boolean {
+    return this.#filter !== undefined
+  }
+
+  get hasRoom (): boolean {
+    return this.#target.hasRoom
+  }
+
+  room (): Promise<boolean> {
+    return this.#target.room()
+  }
+
+  checkpoint (): string | undefined {
+    if (!this.#isAhead) return undefined
+    this.#isAhead = false
+    return positionBlock(this.#position)
+  }
+
+  release (): void {
+    if (this.#isOver) return
+    this.#isOver = true
+    for (const { cursor } of this.#parts) cursor.release()
+  }
+
+  started (cursor: Cursor, gap: Gap | undefined): void {
+    this.#part(cursor).gap = gap
+    if (--this.#toStart > 0) return
+    const gaps = this.#parts.filter(part => part.gap !== undefined)
+    // One that has a gap keeps its old position until the client is told.
+    for (const part of this.#parts) if (part.gap === undefined) part.position = part.cursor.wirePosition
+    if (gaps.length === 0) this.#target.write(positionBlock(this.#position), 0)
+    for (const part of gaps) this.missed(part.cursor, part.gap as Gap)
+    for (const part of this.#parts) part.cursor.go()
+  }
+
+  deliver (cursor: Cursor, batch: Batch): void {
+    const isShared = this.#filter === undefined && this.#parts.length === 1
+    if (isShared) {
+      const part = this.#parts[0] as Part
+      part.position = batch.last.id
+      this.#target.write(batch.joined, batch.events)
+      return
+    }
+    this.#deliverOwn(this.#part(cursor), batch.frames)
+  }
+
+  flush (): void {
+    this.#target.flush()
+  }
+
+  missed (cursor: Cursor, gap: Gap): void {
+    const part = this.#part(cursor)
+    part.position = cursor.wirePosition
+    part.channel.countGap()
+    publishGap(cursor.name, gap, this.#request)
+    this.#isAhead = false
+    this.#target.write(gapBlock(this.#position, cursor.name, gap), 0)
+  }
+
+  lagged (): void {
+    this.#target.end('lagged')
+  }
+
+  closed (retry: (() => number) | undefined): void {
+    this.#target.end('closed', undefined, retry?.())
+  }
+
+  /** Of all its channels. */
+  get #position (): string {
+    return joinPositions(this.#parts.map(({ position }) => position).filter(position => position !== undefined))
+  }
+
+  #part (cursor: Cursor): Part {
+    return this.#parts.find(part => part.cursor === cursor) as Part
+  }
+
+  #deliverOwn (part: Part, frames: readonly Frame[]): void {
+    let blocks = ''
+    let events = 0
+    for (const frame of frames) {
+      try {
+        part.position = frame.id
+        this.#isAhead = this.#filter !== undefined && !passes(this.#filter, frame, this.#request)
+      } catch (error) {
+        this.#target.write(blocks, events)
+        this.#target.end('failed', error)
+        return
+      }
+      if (this.#isOver) return
+      if (this.#isAhead) continue
+      blocks += frame.block(this.#position)
+      if (frame.isEvent) events++
+    }
+    this.#target.write(blocks, events)
+  }
+}

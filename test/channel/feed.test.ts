@@ -1,0 +1,774 @@
+import '../fixtures/guard.ts'
+import t, { type Test } from 'tap'
+import { Channels } from '../../lib/channel/channels.ts'
+import { Cursor, type LagPolicy, type Start, type Subscriber } from '../../lib/channel/cursor.ts'
+import { Feed } from '../../lib/channel/feed.ts'
+import type { Batch, Gap } from '../../lib/channel/frame.ts'
+import { deferred, eventually, fakeClock, settles, turn } from '../fixtures/clock.ts'
+import { memoryBroker, type Broker, type ChannelItem, type History, type Stored, type Tail } from '../../lib/index.ts'
+
+/** A memory broker of which a test may replace what it likes. */
+function brokerWith (own: (inner: Broker) => Partial<Broker> = () => ({})): Broker {
+  const inner = memoryBroker()
+  return {
+    publish: async (...args) => await inner.publish(...args),
+    read: async (...args) => await inner.read(...args),
+    tail: async (...args) => await inner.tail(...args),
+    compare: (...args) => inner.compare(...args),
+    valid: id => inner.valid(id),
+    ready: async () => await inner.ready(),
+    close: async () => await inner.close(),
+    ...own(inner)
+  }
+}
+
+const defaults: History = { events: 256, bytes: 1_048_576, age: 300_000 }
+
+/** A feed that is open, and what publishes to it. */
+async function openFeed (t: Test, history: Partial<History> = {}, broker = memoryBroker()) {
+  const bounds = { ...defaults, ...history }
+  let emptied = 0
+  const feed = new Feed(broker, 'news', 'Gfug6Z', bounds, () => { emptied++ })
+  t.teardown(() => { feed.close() })
+  await feed.opened
+  return { feed, broker, publish: (data: string) => broker.publish('news', `\ndata: ${data}\n`, { history: bounds }), emptied: () => emptied }
+}
+
+/** A subscriber that keeps what it is given. */
+class Client implements Subscriber {
+  lag: LagPolicy = 'gap'
+  readonly data: string[] = []
+  readonly batches: Batch[] = []
+  readonly told: unknown[] = []
+  readonly cursor: Cursor
+  flushes = 0
+  onDeliver = () => {}
+  #hasRoom = true
+  #waiting: Array<(isOpen: boolean) => void> = []
+
+  constructor (feed: Feed, start: Start = { from: 'live' }) {
+    this.cursor = new Cursor(feed, 'news', this)
+    void this.cursor.start(start)
+  }
+
+  get hasRoom (): boolean { return this.#hasRoom }
+
+  set hasRoom (hasRoom: boolean) {
+    this.#hasRoom = hasRoom
+    if (hasRoom) for (const resolve of this.#waiting.splice(0)) resolve(true)
+  }
+
+  room (): Promise<boolean> {
+    return this.#hasRoom ? Promise.resolve(true) : new Promise(resolve => this.#waiting.push(resolve))
+  }
+
+  leave (): void {
+    this.cursor.release()
+    for (const resolve of this.#waiting.splice(0)) resolve(false)
+  }
+
+  started (cursor: Cursor, gap: Gap | undefined): void {
+    this.told.push(gap ?? 'started')
+    cursor.go()
+  }
+
+  deliver (cursor: Cursor, batch: Batch): void {
+    this.batches.push(batch)
+    for (const { view } of batch.frames) this.data.push(view.data)
+    this.onDeliver()
+  }
+
+  flush (): void { this.flushes++ }
+  missed (cursor: Cursor, gap: Gap): void { this.told.push(gap) }
+  lagged (): void { this.told.push('lagged') }
+  closed (): void { this.told.push('closed') }
+}
+
+async function take (iterator: AsyncIterator<ChannelItem>, count: number): Promise<string[]> {
+  const items = []
+  for (let i = 0; i < count; i++) {
+    const { value, done } = await iterator.next()
+    items.push(done === true ? 'done' : value.type === 'event' ? value.data : value.type)
+  }
+  return items
+}
+
+t.test('ten thousand subscribers are served in slices: others have their turn in between, and nobody is left out', async t => {
+  const { feed, publish } = await openFeed(t)
+  const clients = Array.from({ length: 10_000 }, () => new Client(feed))
+  let time = performance.now()
+  const now = t.capture(performance, 'now', () => time)
+  let servedBefore = 0
+  for (const client of clients) client.onDeliver = () => { time += 0.01 }
+  await publish('1')
+  const other = new Promise<void>(resolve => setImmediate(() => {
+    servedBefore = clients.filter(({ data }) => data.length > 0).length
+    resolve()
+  }))
+  await other
+  t.ok(servedBefore >= 1000 && servedBefore < 1100, `${servedBefore} served in the first slice of 10 ms`)
+  await turn(12)
+  t.equal(clients.filter(({ data }) => data.join() === '1').length, 10_000)
+  t.equal(new Set(clients.map(({ batches }) => batches[0])).size, 1, 'all share one batch')
+  now.restore()
+})
+
+t.test('who leaves or comes while a pass is under way is in the way of nobody', async t => {
+  const { feed, publish } = await openFeed(t)
+  const clients = Array.from({ length: 500 }, () => new Client(feed))
+  let time = performance.now()
+  const now = t.capture(performance, 'now', () => time)
+  for (const client of clients) client.onDeliver = () => { time += 1 }
+  await publish('1')
+  // Served already, about to be, and not for long; slices are of 64.
+  await turn()
+  const gone = new Set([0, 1, 63, 64, 65, 200, 499].map(i => clients[i] as Client))
+  for (const client of gone) client.leave()
+  await publish('2')
+  const late = new Client(feed)
+  await turn()
+  const publishing = publish('3')
+  for (const client of [clients[2], clients[300]] as Client[]) {
+    gone.add(client)
+    client.leave()
+  }
+  await publishing
+  await turn(40)
+  now.restore()
+  for (const client of clients) if (!gone.has(client)) t.equal(client.data.join(), '1,2,3')
+  t.equal(late.data.join(), '3')
+  t.equal(feed.subscribers, 500 + 1 - gone.size)
+  for (const client of [...clients, late]) client.leave()
+  t.equal(feed.subscribers, 0)
+})
+
+t.test('who leaves while the last one is served leaves everybody in place', async t => {
+  const { feed, publish } = await openFeed(t)
+  const [first, second, last] = [new Client(feed), new Client(feed), new Client(feed)]
+  await turn()
+  last.onDeliver = () => { first.leave() }
+  await publish('1')
+  await turn()
+  t.equal(feed.subscribers, 2)
+  last.leave()
+  await publish('2')
+  await turn()
+  second.leave()
+  t.equal(feed.subscribers, 0)
+  t.strictSame([first.data, second.data, last.data], [['1'], ['1', '2'], ['1']])
+})
+
+t.test('a publisher that does not wait is stopped by nobody: everybody who has room is served before anything is dropped', async t => {
+  const { feed, publish } = await openFeed(t, { events: 10 })
+  const clients = [new Client(feed), new Client(feed), new Client(feed)]
+  for (let i = 0; i < 5000; i++) void publish(String(i))
+  t.ok(feed.frames <= 10 + 1024)
+  await turn(2)
+  const all = Array.from({ length: 5000 }, (_, i) => String(i))
+  for (const client of clients) {
+    t.same(client.told, ['started'])
+    t.same(client.data, all)
+  }
+  t.equal(feed.frames, 10)
+})
+
+t.test('the same for bytes: a window of a mebibyte more', async t => {
+  const { feed, publish } = await openFeed(t, { bytes: 1000 })
+  const client = new Client(feed)
+  const stalled = new Client(feed)
+  stalled.hasRoom = false
+  for (let i = 0; i < 50; i++) {
+    void publish(String(i).padEnd(100_000))
+    t.ok(feed.bytes <= 1000 + 1_048_576 + 2 * 100_010)
+  }
+  await turn(2)
+  t.same(client.data.map(data => data.trim()), Array.from({ length: 50 }, (_, i) => String(i)))
+  t.same([client.told, stalled.told], [['started'], ['started']])
+  t.equal(feed.frames, 1, 'the newest is kept whatever its size')
+  stalled.hasRoom = true
+  await eventually(() => stalled.data.length === 1)
+  t.match(stalled.told[1], { reason: 'slow' })
+})
+
+t.test('a batch is about 64 KiB, and the window holds 64 events', async t => {
+  const { feed, publish } = await openFeed(t, { events: 1000, bytes: 1e9 })
+  const client = new Client(feed)
+  for (let i = 0; i < 100; i++) void publish(String(i).padEnd(20_000))
+  await turn(2)
+  t.same(client.batches.slice(0, 3).map(({ frames }) => frames.length), [4, 4, 4])
+  t.equal(client.data.length, 100)
+  t.equal(feed.frames, 64)
+})
+
+t.test('one that is behind reads from the log in pages, with turns in between, until it is in the window again', async t => {
+  const { feed, publish } = await openFeed(t, { events: 10_000, bytes: 1e9 })
+  const client = new Client(feed)
+  client.hasRoom = false
+  for (let i = 0; i < 3000; i++) {
+    await publish(String(i))
+    if (i % 10 === 0) await turn()
+  }
+  await turn()
+  t.equal(feed.frames, 64)
+  client.hasRoom = true
+  await turn()
+  t.ok(client.data.length < 1000)
+  await eventually(() => client.data.length === 3000)
+  t.same(client.data, Array.from({ length: 3000 }, (_, i) => String(i)))
+  t.same(client.told, ['started'])
+})
+
+t.test('one that loses its room in the middle of a page reads on from there', async t => {
+  const { feed, publish } = await openFeed(t, { events: 10_000, bytes: 1e9 })
+  for (let i = 0; i < 300; i++) await publish(String(i).padEnd(1000))
+  const client = new Client(feed, { from: 'earliest' })
+  client.onDeliver = () => {
+    client.hasRoom = false
+    void turn().then(() => { client.hasRoom = true })
+  }
+  await eventually(() => client.data.length >= 300)
+  t.same(client.data.map(data => data.trim()), Array.from({ length: 300 }, (_, i) => String(i)))
+})
+
+t.test('one that leaves while it reads is given nothing any more', async t => {
+  const { feed, publish } = await openFeed(t, { events: 10_000, bytes: 1e9 })
+  for (let i = 0; i < 1000; i++) await publish(String(i))
+  const leaving = new Client(feed, { from: 'earliest' })
+  leaving.onDeliver = () => { leaving.leave() }
+  await turn(10)
+  t.equal(leaving.batches.length, 1)
+  const waiting = new Client(feed, { from: 'earliest' })
+  waiting.hasRoom = false
+  await turn(3)
+  waiting.leave()
+  const between = new Client(feed, { from: 'earliest' })
+  await eventually(() => between.data.length > 0)
+  between.leave()
+  const { length } = between.data
+  await turn(10)
+  t.equal(between.data.length, length)
+  t.equal(waiting.data.length, 0)
+  t.equal(feed.subscribers, 0)
+  leaving.leave()
+})
+
+t.test('those who ask for the same page within 50 ms share one read; after that it is read anew', async t => {
+  let reads = 0
+  const broker = brokerWith(inner => ({ read: async (...args) => { reads++; return await inner.read(...args) } }))
+  const { feed, publish } = await openFeed(t, {}, broker)
+  const clock = fakeClock(t)
+  for (const data of ['1', '2', '3']) await publish(data)
+  reads = 0
+  const clients = Array.from({ length: 100 }, () => new Client(feed, { from: 'earliest' }))
+  await eventually(() => clients.every(({ data }) => data.length === 3))
+  t.ok(reads <= 2, `${reads} reads`)
+  reads = 0
+  clients.push(new Client(feed, { from: 'earliest' }))
+  await turn(3)
+  t.equal(reads, 0)
+  await clock.tickAsync(50)
+  clients.push(new Client(feed, { from: 'earliest' }))
+  await turn(3)
+  t.equal(reads, 1)
+  for (const { data } of clients) t.equal(data.join(), '1,2,3')
+})
+
+t.test('a broker that gives the same events again is framed once', async t => {
+  const { feed, publish } = await openFeed(t)
+  const live = new Client(feed)
+  await publish('1')
+  await turn(2)
+  const returning = new Client(feed, { from: 'earliest' })
+  await eventually(() => returning.data.length === 1)
+  t.equal(live.batches[0]?.frames[0], returning.batches[0]?.frames[0])
+})
+
+t.test('a feed outlives its last subscriber by 30 seconds; then its tail ends', async t => {
+  let tailed = 0
+  let untailed = 0
+  const broker = brokerWith(inner => ({
+    tail: async (...args) => {
+      tailed++
+      const untail = await inner.tail(...args)
+      return async () => { untailed++; await untail() }
+    }
+  }))
+  const channels = new Channels(broker, JSON.stringify, () => {})
+  const news = channels.channel('news', undefined)
+  const clock = fakeClock(t)
+  const first = news.subscribe()
+  const second = news.subscribe()
+  t.same(await take(first, 1), ['position'])
+  await first.return?.()
+  await clock.tickAsync(60_000)
+  t.same([tailed, untailed], [1, 0], 'one has still been there')
+  await second.return?.()
+  await clock.tickAsync(29_999)
+  t.same([tailed, untailed], [1, 0])
+  const third = news.subscribe()
+  t.same(await take(third, 1), ['position'])
+  await clock.tickAsync(60_000)
+  t.same([tailed, untailed], [1, 0])
+  await third.return?.()
+  await news.publish('between')
+  t.equal(channels.stats().frames, 1)
+  await clock.tickAsync(30_000)
+  t.same([tailed, untailed], [1, 1])
+  t.equal(channels.stats().frames, 0)
+  const fourth = news.subscribe({ replay: 1 })
+  t.same(await take(fourth, 2), ['position', 'between'])
+  t.same([tailed, untailed], [2, 1])
+  news.close()
+  await turn()
+  t.same([tailed, untailed], [2, 2])
+})
+
+t.test('a tail that is there only after its feed has closed is ended, and one that fails to end does no harm', async t => {
+  const attached = deferred()
+  let untailed = 0
+  const broker = brokerWith(inner => ({
+    tail: async (...args) => {
+      const untail = await inner.tail(...args)
+      await attached.promise
+      return async () => {
+        untailed++
+        await untail()
+        throw new Error('down')
+      }
+    }
+  }))
+  const news = new Channels(broker, JSON.stringify, () => {}).channel('news', undefined)
+  const iterator = news.subscribe()
+  await turn(2)
+  news.close()
+  t.equal(untailed, 0)
+  attached.resolve()
+  await turn(2)
+  t.equal(untailed, 1)
+  t.same(await take(iterator, 1), ['done'])
+})
+
+t.test('a feed that closes while the log is read does nothing any more', async t => {
+  for (const hold of ['live', 'earliest', 'resync'] as const) {
+    const answer = deferred()
+    let reads = 0
+    let tail!: Tail
+    const broker = brokerWith(inner => ({
+      tail: async (channel, told) => {
+        tail = told
+        return await inner.tail(channel, told)
+      },
+      read: async (channel, from, limit) => {
+        reads++
+        const page = await inner.read(channel, from, limit)
+        if (from === hold || (hold === 'resync' && reads > 1)) await answer.promise
+        return page
+      }
+    }))
+    const channels = new Channels(broker, JSON.stringify, () => {})
+    const news = channels.channel('news', undefined)
+    const iterator = news.subscribe({ replay: hold === 'earliest' ? 'all' : hold === 'live' ? 3 : undefined })
+    await turn(2)
+    if (hold === 'resync') {
+      tail.disrupted()
+      t.same(await take(iterator, 1), ['position'])
+    }
+    const next = iterator.next()
+    await channels.close()
+    t.same(await next, { done: true, value: undefined })
+    answer.resolve()
+    await turn(3)
+    const before = reads
+    tail.disrupted()
+    tail.event({ id: '9-x', previous: '8-x', data: '\ndata: x\n' })
+    await turn(2)
+    t.equal(reads, before)
+  }
+})
+
+t.test('a broker that is down is asked after 100 ms, and then after up to 5 seconds, until the feed closes', async t => {
+  let asked = 0
+  const broker = brokerWith(() => ({ tail: async () => { asked++; throw new Error('down') } }))
+  const clock = fakeClock(t)
+  // The longest pause each time.
+  const random = t.capture(Math, 'random', () => 1)
+  const channels = new Channels(broker, JSON.stringify, () => {})
+  const news = channels.channel('news', undefined)
+  const iterator = news.subscribe()
+  await turn()
+  t.equal(asked, 1)
+  let count = 1
+  for (const pause of [100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000]) {
+    await clock.tickAsync(pause - 1)
+    t.equal(asked, count)
+    await clock.tickAsync(1)
+    t.equal(asked, ++count)
+  }
+  random.restore()
+  const shortest = t.capture(Math, 'random', () => 0)
+  await clock.tickAsync(5000)
+  count = asked
+  await clock.tickAsync(2500)
+  t.equal(asked, count + 1)
+  shortest.restore()
+  await channels.close()
+  t.same(await take(iterator, 1), ['done'])
+  await clock.tickAsync(20_000)
+  t.equal(asked, count + 1)
+})
+
+t.test('a broker that fails after the feed has closed is asked no more', async t => {
+  const answer = deferred()
+  let asked = 0
+  const broker = brokerWith(() => ({ tail: async () => { asked++; await answer.promise; throw new Error('down') } }))
+  const channels = new Channels(broker, JSON.stringify, () => {})
+  channels.channel('news', undefined).subscribe()
+  await turn()
+  await channels.close()
+  answer.resolve()
+  await turn(3)
+  t.equal(asked, 1)
+})
+
+t.test('what is told while the log is read is in its place afterwards, and what the log had is told once', async t => {
+  const answer = deferred()
+  const broker = brokerWith(inner => ({
+    read: async (channel, from, limit) => {
+      const page = await inner.read(channel, from, limit)
+      if (from === 'live') await answer.promise
+      return page
+    }
+  }))
+  const channels = new Channels(broker, JSON.stringify, () => {})
+  t.teardown(() => channels.close())
+  const iterator = channels.channel('news', undefined).subscribe()
+  await turn(2)
+  // Of another process: they do not wait for this one.
+  for (const data of ['1', '2', '3']) await broker.publish('news', `\ndata: ${data}\n`)
+  answer.resolve()
+  const { value } = await iterator.next()
+  await broker.publish('news', '\ndata: 4\n')
+  const { events } = await broker.read('news', value.id.split('.')[0], 10)
+  t.same(await take(iterator, events.length), ['1', '2', '3', '4'].slice(-events.length))
+  t.equal(await settles(iterator.next()), false)
+})
+
+t.test('more than a thousand events that are told while the log is read are read instead', async t => {
+  let answer = deferred()
+  let isHeld = false
+  let tail!: Tail
+  const broker = brokerWith(inner => ({
+    tail: async (channel, told) => {
+      tail = told
+      return await inner.tail(channel, told)
+    },
+    read: async (channel, from, limit) => {
+      const page = await inner.read(channel, from, limit)
+      if (isHeld) await answer.promise
+      return page
+    }
+  }))
+  const history = { ...defaults, events: 10_000 }
+  const channels = new Channels(broker, JSON.stringify, () => {})
+  t.teardown(() => channels.close())
+  const iterator = channels.channel('news', { history }).subscribe()
+  t.same(await take(iterator, 1), ['position'])
+  isHeld = true
+  answer = deferred()
+  tail.disrupted()
+  await turn()
+  const all = Array.from({ length: 3000 }, (_, i) => String(i))
+  for (const data of all) void broker.publish('news', `\ndata: ${data}\n`, { history })
+  await turn()
+  isHeld = false
+  answer.resolve()
+  t.same(await take(iterator, 3000), all)
+})
+
+t.test('a resync that finds what was missed goes on without a gap, and one that comes too late for the buffer reads again', async t => {
+  const told: Stored[] = []
+  let tail!: Tail
+  const broker = brokerWith(inner => ({
+    tail: async (channel, own) => {
+      tail = own
+      return await inner.tail(channel, { event: event => { told.push(event) }, disrupted: () => {} })
+    }
+  }))
+  const channels = new Channels(broker, JSON.stringify, () => {})
+  t.teardown(() => channels.close())
+  const iterator = channels.channel('news', undefined).subscribe()
+  t.same(await take(iterator, 1), ['position'])
+  for (const data of ['1', '2', '3', '4']) await broker.publish('news', `\ndata: ${data}\n`)
+  // The second is never told; the fourth comes while the log is read; then again, and an old one.
+  tail.event(told[0] as Stored)
+  tail.event(told[2] as Stored)
+  tail.event(told[3] as Stored)
+  t.same(await take(iterator, 4), ['1', '2', '3', '4'])
+  for (const event of told) tail.event(event)
+  await broker.publish('news', '\ndata: 5\n')
+  await broker.publish('news', '\ndata: 6\n')
+  tail.event(told[5] as Stored)
+  t.same(await take(iterator, 2), ['5', '6'])
+  t.equal(await settles(iterator.next()), false)
+})
+
+t.test('an event that waits in the buffer and does not follow what was read makes it read again', async t => {
+  const answer = deferred()
+  let isHeld = false
+  const told: Stored[] = []
+  let tail!: Tail
+  const broker = brokerWith(inner => ({
+    tail: async (channel, own) => {
+      tail = own
+      return await inner.tail(channel, { event: event => { told.push(event) }, disrupted: () => {} })
+    },
+    read: async (channel, from, limit) => {
+      const page = await inner.read(channel, from, limit)
+      if (isHeld) await answer.promise
+      return page
+    }
+  }))
+  const channels = new Channels(broker, JSON.stringify, () => {})
+  t.teardown(() => channels.close())
+  const iterator = channels.channel('news', undefined).subscribe()
+  t.same(await take(iterator, 1), ['position'])
+  isHeld = true
+  tail.disrupted()
+  await turn()
+  for (const data of ['1', '2', '3']) await broker.publish('news', `\ndata: ${data}\n`)
+  tail.event(told[2] as Stored)
+  isHeld = false
+  answer.resolve()
+  t.same(await take(iterator, 3), ['1', '2', '3'])
+})
+
+t.test('a broker that is disrupted while publishes wait for the feed to open is read again, once at a time', async t => {
+  const opened = deferred()
+  const tails: Tail[] = []
+  let reading = 0
+  let most = 0
+  const broker = brokerWith(inner => ({
+    tail: async (channel, tail) => {
+      tails.push(tail)
+      return await inner.tail(channel, tail)
+    },
+    read: async (channel, from, limit) => {
+      most = Math.max(most, ++reading)
+      if (from === 'live') await opened.promise
+      else await turn()
+      const page = await inner.read(channel, from, limit)
+      reading--
+      return page
+    },
+    publish: async (...args) => {
+      const published = inner.publish(...args)
+      for (const tail of tails) tail.disrupted()
+      return await published
+    }
+  }))
+  const feed = new Feed(broker, 'news', 'Gfug6Z', defaults, () => {})
+  t.teardown(() => { feed.close() })
+  await turn()
+  // Publishes of this process wait until the feed is open.
+  for (const data of ['1', '2', '3']) feed.whenOpen(() => { void broker.publish('news', `\ndata: ${data}\n`) })
+  const failure = feed.opened.then(() => undefined, (error: unknown) => error)
+  opened.resolve()
+  await turn(20)
+  t.equal(await failure, undefined)
+  t.equal(most, 1)
+})
+
+t.test('one that had seen everything when the link broke was not slow: it is told of the gap, whatever its lag', async t => {
+  for (const lag of ['gap', 'latest', 'disconnect'] as const) {
+    let isDown = false
+    let tail!: Tail
+    const broker = brokerWith(inner => ({
+      tail: async (channel, own) => {
+        tail = own
+        return await inner.tail(channel, { event: event => { if (!isDown) own.event(event) }, disrupted: () => {} })
+      }
+    }))
+    const channels = new Channels(broker, JSON.stringify, () => {})
+    t.teardown(() => channels.close())
+    const news = channels.channel('news', { history: { events: 2 } })
+    const iterator = news.subscribe({ lag })
+    const items: string[] = []
+    const read = async () => {
+      try {
+        for await (const item of iterator) items.push(item.type === 'event' ? item.data : item.type === 'gap' ? item.reason : item.type)
+      } catch (error) {
+        items.push((error as { code: string }).code)
+      }
+    }
+    void read()
+    await eventually(() => items.length === 1)
+    isDown = true
+    for (let i = 0; i < 500; i++) await news.publish(`${i}`, { key: 'k' })
+    isDown = false
+    tail.disrupted()
+    await turn(20)
+    t.same(items, ['position', 'unknown', '498', '499'])
+  }
+})
+
+t.test('replay of the newest n is told over when the channel closes meanwhile', async t => {
+  const answer = deferred()
+  const broker = brokerWith(inner => ({
+    read: async (channel, from, limit) => {
+      if (from !== 'live') await answer.promise
+      return await inner.read(channel, from, limit)
+    }
+  }))
+  const { feed } = await openFeed(t, {}, broker)
+  const counting = feed.before(3)
+  const client = new Client(feed, { count: 3 })
+  feed.close()
+  answer.resolve()
+  t.equal(await counting, undefined)
+  await turn(2)
+  t.same(client.told, ['closed'])
+  t.equal(feed.isClosed, true)
+  feed.close()
+  t.same(client.told, ['closed'], 'once')
+})
+
+t.test('a subscriber of lag latest whose log is trimmed again and again while it skips is told', async t => {
+  const inner = memoryBroker()
+  const bounds = { ...defaults, events: 300 }
+  let onRead = async () => {}
+  const broker = brokerWith(() => ({
+    publish: async (...args) => await inner.publish(...args),
+    tail: async (...args) => await inner.tail(...args),
+    valid: id => inner.valid(id),
+    read: async (channel, from, limit) => {
+      const page = await inner.read(channel, from, limit)
+      await onRead()
+      return page
+    }
+  }))
+  const { feed } = await openFeed(t, bounds, broker)
+  const publish = async (data: string) => await inner.publish('news', `1\nkdata: ${data}\n`, { history: bounds })
+  const client = new Client(feed)
+  client.lag = 'latest'
+  client.hasRoom = false
+  for (let i = 0; i < 1000; i++) {
+    await publish(String(i).padEnd(1000))
+    if (i % 50 === 0) await turn()
+  }
+  let isFirst = true
+  onRead = async () => {
+    if (!isFirst) return
+    isFirst = false
+    for (let i = 1000; i < 2000; i++) await publish(String(i).padEnd(1000))
+  }
+  client.hasRoom = true
+  await eventually(() => client.data.at(-1)?.trim() === '1999')
+  t.match(client.told, ['started', { reason: 'slow' }])
+})
+
+t.test('a subscriber of lag latest that leaves, or has no more room, while it skips', async t => {
+  const { feed, broker } = await openFeed(t, { events: 300, bytes: 1e9 })
+  const publish = async (data: string, key: string) => await broker.publish('news', `${key.length}\n${key}data: ${data}\n`, { history: { ...defaults, events: 300, bytes: 1e9 } })
+  const leaving = new Client(feed)
+  const narrow = new Client(feed)
+  for (const client of [leaving, narrow]) {
+    client.lag = 'latest'
+    client.hasRoom = false
+  }
+  for (let i = 0; i < 1000; i++) {
+    await publish(String(i).padEnd(1000), `k${i % 200}`)
+    if (i % 50 === 0) await turn()
+  }
+  leaving.hasRoom = true
+  await turn(2)
+  leaving.leave()
+  narrow.onDeliver = () => {
+    narrow.hasRoom = false
+    void turn(2).then(() => { narrow.hasRoom = true })
+  }
+  narrow.hasRoom = true
+  await eventually(() => narrow.data.at(-1)?.trim() === '999')
+  t.same(narrow.told, ['started'])
+  const numbers = narrow.data.map(Number)
+  t.same(numbers, [...numbers].sort((a, b) => a - b))
+  t.same(numbers.slice(-200), Array.from({ length: 200 }, (_, i) => 800 + i))
+  const { length } = leaving.data
+  await turn(5)
+  t.equal(leaving.data.length, length)
+})
+
+t.test('a subscriber that leaves with the first page after its gap is given nothing else', async t => {
+  const { feed, publish } = await openFeed(t, { events: 300 })
+  const client = new Client(feed)
+  client.hasRoom = false
+  for (let i = 0; i < 1000; i++) {
+    await publish(String(i).padEnd(1000))
+    if (i % 50 === 0) await turn()
+  }
+  client.onDeliver = () => { client.leave() }
+  client.hasRoom = true
+  await turn(10)
+  t.match(client.told, ['started', { reason: 'slow' }])
+  t.equal(client.batches.length, 1)
+})
+
+t.test('a subscriber of lag latest that leaves, or whose feed closes, while the second page is read is given nothing', async t => {
+  for (const end of ['leave', 'close'] as const) {
+    const answer = deferred()
+    let reads = 0
+    const broker = brokerWith(inner => ({
+      read: async (channel, from, limit) => {
+        const page = await inner.read(channel, from, limit)
+        if (from !== 'live' && ++reads === 2) await answer.promise
+        return page
+      }
+    }))
+    const { feed } = await openFeed(t, {}, broker)
+    const history = { ...defaults, events: 300, bytes: 1e9 }
+    const client = new Client(feed)
+    client.lag = 'latest'
+    client.hasRoom = false
+    for (let i = 0; i < 1000; i++) {
+      await broker.publish('news', `1\nkdata: ${String(i).padEnd(1000)}\n`, { history })
+      if (i % 50 === 0) await turn()
+    }
+    client.hasRoom = true
+    await eventually(() => reads === 2)
+    if (end === 'leave') client.leave()
+    else feed.close()
+    answer.resolve()
+    await turn(5)
+    t.same([client.data, client.told], [[], end === 'leave' ? ['started'] : ['started', 'closed']])
+  }
+})
+
+t.test('a subscriber of lag latest is told of what was trimmed before this process has heard of it', async t => {
+  let isDown = false
+  const broker = brokerWith(inner => ({
+    tail: async (channel, tail) => await inner.tail(channel, { event: event => { if (!isDown) tail.event(event) }, disrupted: () => {} })
+  }))
+  const { feed } = await openFeed(t, {}, broker)
+  const publish = async (data: string) => await broker.publish('news', `1\nkdata: ${data}\n`, { history: { ...defaults, events: 2 } })
+  const client = new Client(feed)
+  client.lag = 'latest'
+  client.hasRoom = false
+  await publish('1')
+  await turn()
+  isDown = true
+  for (let i = 2; i <= 10; i++) await publish(String(i))
+  const behind = new Client(feed, { from: 'earliest' })
+  behind.hasRoom = false
+  await turn()
+  t.same(behind.told, ['started'])
+  behind.lag = 'latest'
+  for (let i = 11; i <= 20; i++) await publish(String(i))
+  behind.hasRoom = true
+  await turn(5)
+  t.match(behind.told, ['started', { reason: 'slow' }])
+  t.same(behind.data, ['20'])
+  isDown = false
+  await publish('21')
+  await eventually(() => behind.data.at(-1) === '21')
+  client.hasRoom = true
+  await eventually(() => client.data.at(-1) === '21')
+})
