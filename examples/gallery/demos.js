@@ -36,5 +36,20 @@ export const about = {
     title: 'Upload',
     call: 'const stream = await reply.sse()',
     text: 'Send a file. What the server has received, and its SHA-256, come back as events while the upload runs.'
+  },
+  board: {
+    title: 'Live board',
+    call: 'reply.sse([clicks, cursors], { lag: \'latest\' })',
+    text: 'A counter and the cursors of all open tabs. A tab that reads too slowly is given the newest place of each cursor, not all of them.'
+  },
+  room: {
+    title: 'Chat room',
+    call: 'reply.sse(channel, { replay: \'all\' })',
+    text: 'Whoever joins is given what was said. Whoever was cut off comes back to what they have missed, each message once and in order, or is told that some are gone.'
+  },
+  ticker: {
+    title: 'Ticker',
+    call: 'channel.publish(event, { key })',
+    text: '500 events a second to every tab, and none while nobody watches. The prices are made up; how fast they come is not.'
   }
 }

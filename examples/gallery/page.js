@@ -42,7 +42,7 @@ export function indexPage (names, server) {
   return shell(names, undefined, 'Demos', `
   <div class="intro">
     <h1>Replies that keep going</h1>
-    <p>Live demos of <code>fastify-streaming</code>, all from one Fastify app, all on real data. Each page shows the stream and the lines of server code that make it.</p>
+    <p>Live demos of <code>fastify-streaming</code>, all from one Fastify app, on real data but for the prices of the ticker. Each page shows the stream and the lines of server code that make it.</p>
   </div>
   <section class="live hero" id="live" aria-label="CPU of this process, live" data-state="idle">
     <div class="readout"><h2>This process</h2><p id="status" role="status">Connecting.</p><p class="counts" id="now"></p></div>

@@ -1,13 +1,15 @@
 import '../fixtures/guard.ts'
-import { createHash, randomBytes } from 'node:crypto'
+import { createHash, randomBytes, randomUUID } from 'node:crypto'
+import { once } from 'node:events'
 import { existsSync } from 'node:fs'
+import { connect, createServer, type AddressInfo, type Socket } from 'node:net'
 import path from 'node:path'
 import { chromium, type Browser, type Page } from 'playwright-core'
 import t, { type Test } from 'tap'
 import { eventually } from '../fixtures/clock.ts'
 import { catsAndDogs, demos, isGone, startGallery } from '../fixtures/gallery.ts'
 
-t.setTimeout(180_000)
+t.setTimeout(300_000)
 
 const executablePath = '/usr/bin/chromium'
 const args = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
@@ -223,6 +225,217 @@ t.test('upload: Stop ends both requests', { skip }, async t => {
   t.match(await outcome('/upload/'), { reason: 'disconnected' })
   t.equal(app.streaming.open, 0)
 })
+
+t.test('board: a click and a cursor show up in every tab, and a new tab is given both', { skip }, async t => {
+  const { app, url } = await startGallery(t)
+  const pages = [await visit(t, `${url}/board`), await visit(t, `${url}/board`)]
+  for (const page of pages) await state(page, 'open')
+  for (const page of pages) await page.click('#add')
+  await pages[0].hover('#board', { position: { x: 100, y: 80 } })
+  pages.push(await visit(t, `${url}/board`))
+  for (const page of pages) {
+    await page.locator('#total', { hasText: /^2$/ }).waitFor()
+    const place = await page.locator('.cursor').evaluate(({ style }: any) => [style.left, style.top].map(parseFloat))
+    const { width, height } = await page.locator('#board').boundingBox() as { width: number, height: number }
+    t.ok(Math.abs(place[0] - 100 / width * 100) < 1 && Math.abs(place[1] - 80 / height * 100) < 1, place.join(' '))
+  }
+  t.same(await Promise.all(pages.map(page => page.locator('.cursor').innerText())).then(names => names.map(name => name === 'you')), [true, false, false])
+  t.equal(app.streaming.stats().subscribers, 6, 'two channels a tab')
+  for (const page of pages) await page.close()
+  await eventually(() => app.streaming.stats().subscribers === 0)
+})
+
+t.test('board: the arrow keys move a cursor, and Stop leaves', { skip }, async t => {
+  const { app, url } = await startGallery(t)
+  const pages = [await visit(t, `${url}/board`), await visit(t, `${url}/board`)]
+  for (const page of pages) await state(page, 'open')
+  await pages[0].focus('#board')
+  for (const key of ['ArrowLeft', 'ArrowLeft', 'ArrowDown']) await pages[0].press('#board', key)
+  await pages[1].locator('.cursor[style*="left: 45%"][style*="top: 55%"]').waitFor()
+  for (const page of pages) {
+    await page.click('#stop')
+    await state(page, 'stopped')
+  }
+  await eventually(() => app.streaming.stats().subscribers === 0)
+  await pages[1].click('#stop')
+  await state(pages[1], 'open')
+})
+
+/** The texts of the messages on a page. */
+const messages = async (page: Page) => await page.locator('#messages .message span:last-child').allInnerTexts()
+
+async function say (page: Page, text: string): Promise<void> {
+  await page.fill('#text', text)
+  await page.press('#text', 'Enter')
+  await shows(page, '#messages .message', text)
+}
+
+t.test('room: two tabs talk, a third is given what was said, and what is said is text', { skip }, async t => {
+  const { app, url } = await startGallery(t)
+  const pages = [await visit(t, `${url}/room`), await visit(t, `${url}/room`)]
+  await pages[0].fill('#name', '<i>Ada</i>')
+  await say(pages[0], '<img src=x onerror=document.title=1> Hello?')
+  await say(pages[1], 'Here.')
+  pages.push(await visit(t, `${url}/room`))
+  for (const page of pages) {
+    await shows(page, '#messages .message', 'Here.')
+    t.same(await messages(page), ['<img src=x onerror=document.title=1> Hello?', 'Here.'])
+    t.equal(await page.locator('#messages .message').first().locator('span').nth(1).innerText(), '<i>Ada</i>')
+  }
+  t.equal(await pages[0].inputValue('#text'), '')
+  t.equal(app.streaming.stats().subscribers, 3)
+  for (const page of pages) await page.close()
+  await eventually(() => app.streaming.stats().subscribers === 0)
+})
+
+t.test('room: when the server cuts all connections, the tabs come back by themselves and miss nothing', { skip }, async t => {
+  const { app, url } = await startGallery(t)
+  const pages = [await visit(t, `${url}/room`), await visit(t, `${url}/room`)]
+  for (const page of pages) await state(page, 'open')
+  await say(pages[0], 'before')
+  await shows(pages[1], '#messages .message', 'before')
+  const closed = pages.map(page => state(page, 'failed'))
+  await pages[0].click('#cut')
+  await app.inject({ method: 'POST', url: '/room/messages', payload: { id: randomUUID(), name: 'Ada', text: 'meanwhile' } })
+  await Promise.all(closed)
+  for (const page of pages) {
+    await shows(page, '#status', 'Back, and nothing is missing.')
+    await shows(page, '#messages .message', 'meanwhile')
+    t.same(await messages(page), ['before', 'meanwhile'])
+  }
+})
+
+/** Stands between browsers and a server. When it is cut, its connections are reset, and new ones get no answer until it is mended. */
+async function cable (t: Test, to: string) {
+  const sockets = new Set<Socket>()
+  let isCut = false
+  let waiting: Socket[] = []
+  const pass = (socket: Socket) => {
+    const upstream = connect(Number(new URL(to).port), '127.0.0.1')
+    for (const [one, other] of [[socket, upstream], [upstream, socket]]) {
+      sockets.add(one)
+      one.on('error', () => {}).on('close', () => {
+        sockets.delete(one)
+        other.destroy()
+      }).pipe(other)
+    }
+  }
+  const server = createServer(socket => { isCut ? waiting.push(socket) : pass(socket) })
+  await once(server.listen(0, '127.0.0.1'), 'listening')
+  const cut = () => {
+    isCut = true
+    for (const socket of sockets) socket.resetAndDestroy()
+  }
+  t.teardown(() => {
+    cut()
+    for (const socket of waiting) socket.destroy()
+    server.close()
+  })
+  const mend = () => {
+    isCut = false
+    for (const socket of waiting) pass(socket)
+    waiting = []
+  }
+  return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, cut, mend }
+}
+
+for (const [missed, keep] of [[20, 100], [20, 5]]) {
+  t.test(`room: a tab that was cut off ${keep < missed ? 'is told that not all it has missed is there' : 'is given all it has missed, once and in order'}`, { skip }, async t => {
+    const { app, url } = await startGallery(t, { room: { keep } })
+    const { url: unstable, cut, mend } = await cable(t, url)
+    const [away, here] = [await visit(t, `${unstable}/room`), await visit(t, `${url}/room`)]
+    for (const page of [away, here]) await state(page, 'open')
+    await say(away, 'from the tab')
+    await say(here, 'to the tab')
+    await shows(away, '#messages .message', 'to the tab')
+    cut()
+    await state(away, 'failed')
+    await eventually(() => app.streaming.stats().subscribers === 1)
+    const texts = Array.from({ length: missed }, (_, n) => `message ${n + 1}.`)
+    for (const text of texts) await say(here, text)
+    mend()
+    await shows(away, '#status', keep < missed ? 'Back. Some messages are missing.' : 'Back, and nothing is missing.')
+    await say(away, 'Thanks.')
+    await shows(here, '#messages .message', 'Thanks.')
+    t.same(await messages(here), ['from the tab', 'to the tab', ...texts, 'Thanks.'])
+    t.same(await messages(away), ['from the tab', 'to the tab', ...texts.slice(-keep), 'Thanks.'])
+    t.same(await away.locator('#messages .gap').allInnerTexts(), keep < missed ? ['Here some messages are missing: more was written than the server keeps.'] : [])
+    t.equal(app.streaming.stats().gaps, keep < missed ? 1 : 0)
+    for (const page of [away, here]) await page.close()
+    await eventually(() => app.streaming.stats().subscribers === 0)
+    // A browser writes that a request was cut; more than that would be a problem.
+    for (const problem of problems.filter(problem => problem.startsWith(unstable) && problem.includes('net::ERR_'))) problems.splice(problems.indexOf(problem), 1)
+  })
+}
+
+t.test('room: a message that could not be sent stays, and is sent once', { skip }, async t => {
+  const { app, url } = await startGallery(t)
+  const page = await visit(t, `${url}/room`)
+  await state(page, 'open')
+  // The answer is lost, not the message.
+  await page.route('**/room/messages', async route => {
+    if (route.request().method() === 'GET') return await route.fallback()
+    await route.fetch()
+    await route.abort()
+  }, { times: 1 })
+  await page.fill('#text', 'Are you there?')
+  await page.press('#text', 'Enter')
+  await shows(page, '#problem', /^Not sent: .+ Send it again\.$/)
+  t.equal(await page.inputValue('#text'), 'Are you there?')
+  await page.press('#text', 'Enter')
+  await page.locator('#problem:empty').waitFor({ state: 'attached' })
+  await say(page, 'Good.')
+  t.same(await messages(page), ['Are you there?', 'Good.'])
+  t.equal(app.streaming.stats().subscribers, 1)
+  for (const problem of problems.filter(problem => problem.startsWith(url) && problem.includes('net::ERR_FAILED'))) problems.splice(problems.indexOf(problem), 1)
+})
+
+t.test('ticker: every tab shows hundreds of prices a second, and none are made when all tabs are closed', { skip }, async t => {
+  const { app, url } = await startGallery(t)
+  const pages = [await visit(t, `${url}/ticker`), await visit(t, `${url}/ticker`)]
+  for (const page of pages) {
+    await shows(page, '#speed', /^[3-7]\d\d$/)
+    await page.locator('#prices tr').nth(19).waitFor()
+    t.match(await page.locator('#prices tr').allInnerTexts(), Array(20).fill(/^[A-Z]+\s+\d+\.\d\d\s+[▲▼] \d+\.\d\d %$/))
+    const names = await page.locator('#prices th').allInnerTexts()
+    t.same(names, names.toSorted())
+    t.equal(await page.locator('#left-out').innerText(), '0')
+  }
+  await pages[0].click('#stop')
+  await state(pages[0], 'stopped')
+  await eventually(() => app.streaming.stats().subscribers === 1)
+  for (const page of pages) await page.close()
+  await eventually(() => app.streaming.stats().subscribers === 0)
+  t.equal(app.streaming.channel('ticker').size, 0)
+})
+
+for (const name of demos) {
+  t.test(`the page of ${name} works with a keyboard and a screen reader, and fits on a phone`, { skip }, async t => {
+    const { url } = await startGallery(t)
+    const page = await visit(t, `${url}/${name}`)
+    await page.setViewportSize({ width: 390, height: 800 })
+    t.equal(await page.evaluate('document.documentElement.scrollWidth'), 390)
+    t.equal(await page.locator('html').getAttribute('lang'), 'en')
+    t.equal(await page.locator('h1').count(), 1)
+    const session = await page.context().newCDPSession(page)
+    const { nodes } = await session.send('Accessibility.getFullAXTree')
+    const controls = nodes.filter(({ properties = [], role }) =>
+      properties.some(({ name, value }) => name === 'focusable' && value.value) || ['image', 'log', 'table'].includes(role?.value))
+    t.ok(controls.length > demos.length)
+    t.same(controls.filter(({ name }) => !name?.value).map(({ role }) => role?.value), [], 'each has a name')
+    const reachable = await page.locator('a, button:not([disabled]), input:not([disabled]), summary, [tabindex="0"]').evaluateAll((elements: any[]) => {
+      elements = elements.filter(element => element.checkVisibility())
+      for (const [n, element] of elements.entries()) element.dataset.n = n
+      return elements.length
+    })
+    const reached = new Set<string>()
+    for (let n = 0; n < reachable; n++) {
+      await page.keyboard.press('Tab')
+      reached.add(await page.evaluate('document.activeElement.dataset.n'))
+    }
+    t.equal(reached.size, reachable, 'Tab leads to each')
+  })
+}
 
 t.test('no page has written an error or a warning to its console', { skip }, async t => {
   t.same(problems, [])

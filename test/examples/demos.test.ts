@@ -1,9 +1,13 @@
 import '../fixtures/guard.ts'
-import { createHash, randomBytes } from 'node:crypto'
+import { createHash, randomBytes, randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import path from 'node:path'
+import { Readable } from 'node:stream'
+import FakeTimers from '@sinonjs/fake-timers'
+import type { EventSourceMessage } from 'eventsource-parser'
+import { EventSourceParserStream } from 'eventsource-parser/stream'
 import t, { type Test } from 'tap'
 import { Agent, request } from 'undici'
 import { eventually } from '../fixtures/clock.ts'
@@ -22,6 +26,27 @@ async function get (t: Test, url: string) {
   t.teardown(() => client.abort())
   const { statusCode, headers, body } = await request(url, { dispatcher, signal: client.signal })
   return { statusCode, headers, body, chunks: body[Symbol.asyncIterator](), leave: () => client.abort() }
+}
+
+/** A client that reads events from a socket, from the start or after the id it has seen last. */
+async function follow (t: Test, url: string, lastEventId = '') {
+  const client = new AbortController()
+  t.teardown(() => client.abort())
+  const { body } = await request(url, { dispatcher, signal: client.signal, headers: { 'last-event-id': lastEventId } })
+  const reader = Readable.toWeb(body).pipeThrough(new TextDecoderStream()).pipeThrough(new EventSourceParserStream()).getReader()
+  const next = async () => (await reader.read()).value as EventSourceMessage
+  const take = async (count: number) => {
+    const events = []
+    while (events.length < count) events.push(await next())
+    return events
+  }
+  return { next, take, leave: () => client.abort() }
+}
+
+async function post (url: string, body: object = {}) {
+  const response = await request(url, { dispatcher, method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) })
+  await response.body.dump()
+  return response.statusCode
 }
 
 /** Every event until the body ends. */
@@ -295,5 +320,224 @@ t.test('upload', async t => {
     const { app } = await startGallery(t)
     const { statusCode } = await app.inject({ method: 'POST', url: '/upload/none', headers: { 'content-type': 'application/octet-stream' }, payload: 'x' })
     t.equal(statusCode, 404)
+  })
+})
+
+t.test('board', async t => {
+  const tabs = ['11111111-1111-4111-8111-111111111111', '22222222-2222-4222-8222-222222222222']
+
+  t.test('tells every tab of clicks and cursors, and a new one where things are', async t => {
+    const { app, url } = await startGallery(t)
+    const viewers = [await follow(t, `${url}/board/events`), await follow(t, `${url}/board/events`)]
+    for (const viewer of viewers) t.match(await viewer.next(), { event: 'position', data: '{}' })
+    for (const path of ['clicks', 'clicks']) t.equal(await post(`${url}/board/${path}`), 204)
+    for (const tab of tabs) t.equal(await post(`${url}/board/cursor`, { tab, x: 0.25, y: 1, more: 'of it' }), 204)
+    const cursors = tabs.map(tab => ({ event: 'cursor', data: JSON.stringify({ tab, x: 0.25, y: 1 }) }))
+    for (const viewer of viewers) {
+      t.match(await viewer.take(4), [{ event: 'count', data: '{"count":1}' }, { event: 'count', data: '{"count":2}' }, ...cursors])
+    }
+    t.equal(app.streaming.stats().subscribers, 4, 'two channels each')
+    viewers.push(await follow(t, `${url}/board/events`))
+    t.match(await viewers[2].next(), { event: 'position' })
+    const state = await viewers[2].take(3)
+    t.match(state.filter(({ event }) => event === 'count'), [{ data: '{"count":2}' }])
+    t.match(state.filter(({ event }) => event === 'cursor'), cursors)
+    for (const viewer of viewers) viewer.leave()
+    await eventually(() => app.streaming.stats().subscribers === 0)
+    t.equal(app.streaming.open, 0)
+  })
+
+  t.test('a tab that comes back is given the newest count, and told that it has missed others', async t => {
+    const { url } = await startGallery(t)
+    const first = await follow(t, `${url}/board/events`)
+    const { id } = await first.next()
+    first.leave()
+    for (let n = 0; n < 3; n++) await post(`${url}/board/clicks`)
+    const second = await follow(t, `${url}/board/events`, id)
+    const [gap, count] = await second.take(2)
+    t.equal(gap.event, 'gap')
+    t.match(JSON.parse(gap.data), { reason: 'trimmed', channel: 'board:clicks' })
+    t.match(count, { event: 'count', data: '{"count":3}' })
+  })
+
+  t.test('refuses what is no place on the board', async t => {
+    const { url } = await startGallery(t)
+    const [tab] = tabs
+    for (const body of [{}, { tab, x: 0.5 }, { tab, x: 1.01, y: 0 }, { tab, x: 0, y: -1 }, { tab, x: 'left', y: 0 }, { tab: '<b>', x: 0, y: 0 }]) {
+      t.equal(await post(`${url}/board/cursor`, body), 400, JSON.stringify(body))
+    }
+  })
+})
+
+t.test('room', async t => {
+  const say = async (url: string, text: string, id: string = randomUUID()) => await post(`${url}/room/messages`, { id, name: 'Ada', text })
+  const texts = (events: EventSourceMessage[]) => events.map(({ data }) => JSON.parse(data).text)
+
+  t.test('gives every message to all who are there, and to whoever joins what was said', async t => {
+    const { app, url } = await startGallery(t)
+    const guests = [await follow(t, `${url}/room/messages`), await follow(t, `${url}/room/messages`)]
+    for (const guest of guests) t.match(await guest.next(), { event: 'position', data: '{}' })
+    for (const text of ['one', '<b>two</b>\r\nand a half']) t.equal(await say(url, text), 204)
+    guests.push(await follow(t, `${url}/room/messages`))
+    t.match(await guests[2].next(), { event: 'position' })
+    await say(url, 'three 🐟')
+    for (const guest of guests) {
+      const events = await guest.take(3)
+      t.same(texts(events), ['one', '<b>two</b>\r\nand a half', 'three 🐟'])
+      t.match(JSON.parse(events[0].data), { name: 'Ada', time: Number })
+      guest.leave()
+    }
+    await eventually(() => app.streaming.stats().subscribers === 0)
+  })
+
+  t.test('gives whoever comes back what they have missed, once and in order', async t => {
+    const { url } = await startGallery(t)
+    const first = await follow(t, `${url}/room/messages`)
+    await say(url, 'seen')
+    const [, { id }] = await first.take(2)
+    first.leave()
+    for (const text of ['missed', 'missed too']) await say(url, text)
+    const second = await follow(t, `${url}/room/messages`, id)
+    t.match(await second.next(), { event: 'position', id })
+    await say(url, 'live')
+    t.same(texts(await second.take(3)), ['missed', 'missed too', 'live'])
+  })
+
+  t.test('says so when it does not keep all that was missed', async t => {
+    const { app, url } = await startGallery(t, { room: { keep: 3 } })
+    const first = await follow(t, `${url}/room/messages`)
+    const { id } = await first.next()
+    first.leave()
+    for (const text of ['1', '2', '3', '4', '5']) await say(url, text)
+    const second = await follow(t, `${url}/room/messages`, id)
+    const gap = await second.next()
+    t.equal(gap.event, 'gap')
+    t.same(JSON.parse(gap.data), { reason: 'trimmed', channel: 'room', after: id })
+    t.same(texts(await second.take(3)), ['3', '4', '5'])
+    const third = await follow(t, `${url}/room/messages`, gap.id)
+    t.match(await third.next(), { event: 'position' }, 'not the same gap twice')
+    t.same(texts(await third.take(3)), ['3', '4', '5'])
+    t.equal(app.streaming.stats().gaps, 1)
+  })
+
+  t.test('a message that is sent twice is there once', async t => {
+    const { url } = await startGallery(t)
+    const id = randomUUID()
+    const guest = await follow(t, `${url}/room/messages`)
+    t.same(await Promise.all([say(url, 'Hello', id), say(url, 'Hello', id)]), [204, 204])
+    await say(url, 'Bye')
+    t.same(texts((await guest.take(3)).slice(1)), ['Hello', 'Bye'])
+  })
+
+  t.test('refuses messages that are empty or too long', async t => {
+    const { url } = await startGallery(t)
+    for (const text of ['', ' \n', 'x'.repeat(501)]) t.equal(await say(url, text), 400)
+    t.equal(await say(url, '🐟'.repeat(500)), 204)
+    t.equal(await say(url, 'x'.repeat(10_000)), 413)
+    t.equal(await say(url, 'x', 'no id'), 400)
+  })
+
+  t.test('cuts all connections, and those who come back have lost nothing', async t => {
+    const { app, url, outcome } = await startGallery(t)
+    const guests = await Promise.all(Array.from({ length: 12 }, async () => await follow(t, `${url}/room/messages`)))
+    const ids = await Promise.all(guests.map(async guest => (await guest.next()).id))
+    t.equal(app.streaming.stats().subscribers, 12)
+    t.equal(await post(`${url}/room/cut`), 204)
+    for (const guest of guests) t.equal(await guest.next(), undefined)
+    t.match(await outcome('/room/messages'), { reason: 'aborted' })
+    await eventually(() => app.streaming.stats().subscribers === 0)
+    await say(url, 'meanwhile')
+    for (const id of ids) t.same(texts((await (await follow(t, `${url}/room/messages`, id)).take(2)).slice(1)), ['meanwhile'])
+  })
+})
+
+t.test('ticker', async t => {
+  /** The ticks of the demo come when a test says so; everything else goes on. */
+  function ticks (t: Test) {
+    const clock = FakeTimers.install({ toFake: ['setInterval', 'clearInterval', 'performance'] })
+    t.teardown(() => clock.uninstall())
+    return clock
+  }
+
+  t.test('sends 500 prices a second to every reader', async t => {
+    const clock = ticks(t)
+    const { url } = await startGallery(t)
+    const readers = [await follow(t, `${url}/ticker/prices`), await follow(t, `${url}/ticker/prices`)]
+    for (const reader of readers) t.match(await reader.next(), { event: 'position', data: '{}' })
+    // From here on somebody is there.
+    clock.tick(20)
+    for (let second = 0; second < 3; second++) {
+      clock.tick(1000)
+      for (const reader of readers) {
+        const prices = (await reader.take(second === 0 ? 510 : 500)).map(({ data }) => JSON.parse(data))
+        t.equal(prices[0].n, second === 0 ? 0 : second * 500 + 10)
+        t.equal(prices.findIndex(({ n }, index) => n !== prices[0].n + index), -1, 'each of them')
+        t.match(prices[0], { symbol: /^[A-Z]+$/, price: Number, time: Number })
+      }
+    }
+  })
+
+  t.test('makes no prices while nobody watches', async t => {
+    const clock = ticks(t)
+    const { app, url } = await startGallery(t)
+    const numbers = async (reader: Awaited<ReturnType<typeof follow>>, count: number) => (await reader.take(count)).map(({ data }) => JSON.parse(data).n)
+    clock.tick(60_000)
+    const first = await follow(t, `${url}/ticker/prices`)
+    await first.next()
+    clock.tick(20)
+    t.same(await numbers(first, 10), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
+    first.leave()
+    await eventually(() => app.streaming.stats().subscribers === 0)
+    clock.tick(60_000)
+    const second = await follow(t, `${url}/ticker/prices`)
+    await second.next()
+    clock.tick(20)
+    t.same(await numbers(second, 10), [10, 11, 12, 13, 14, 15, 16, 17, 18, 19])
+  })
+
+  t.test('its clock stops when the app closes', async t => {
+    const clock = ticks(t)
+    const { app } = await startGallery(t)
+    t.equal(clock.countTimers(), 1)
+    await app.close()
+    t.equal(clock.countTimers(), 0)
+  })
+
+  t.test('a reader that falls behind goes on with the newest price of each symbol, and delays nobody', async t => {
+    const clock = ticks(t)
+    const { app, url } = await startGallery(t, { ticker: { rate: 64_000 } })
+    const slow = await get(t, `${url}/ticker/prices`)
+    const fast = await get(t, `${url}/ticker/prices`)
+    await eventually(() => app.streaming.stats().subscribers === 2)
+
+    /** Reads the numbers of the prices up to this one. */
+    async function upTo (last: number, chunks: AsyncIterator<Buffer>) {
+      const numbers: number[] = []
+      let text = ''
+      while (text !== '' || numbers.at(-1) !== last) {
+        const blocks = (text + (await chunks.next()).value.toString()).split('\n\n')
+        text = blocks.pop() as string
+        for (const block of blocks) {
+          if (!block.startsWith('event: position')) numbers.push(JSON.parse(/^data: (.*)/m.exec(block)?.[1] as string).n)
+        }
+      }
+      return numbers
+    }
+
+    clock.tick(20)
+    await upTo(1279, fast.chunks)
+    for (let ticks = 2; ticks <= 100; ticks++) {
+      clock.tick(20)
+      const numbers = await upTo(1280 * ticks - 1, fast.chunks)
+      if (numbers.length !== 1280) t.fail(`the fast reader got ${numbers.length} prices of 1280`)
+    }
+    const numbers = await upTo(127_999, slow.chunks)
+    const isJump = (n: number, index: number) => n !== (numbers[index - 1] ?? -1) + 1
+    const left = numbers.findIndex(isJump)
+    t.ok(left > 0 && left < 100_000, `each price up to ${left}`)
+    // The newest of each of the 20.
+    t.same(numbers.slice(left), numbers.slice(left).sort((a, b) => a - b))
+    t.equal(numbers.length - left, 20)
+    t.equal(app.streaming.stats().gaps, 0)
   })
 })
