@@ -3,7 +3,7 @@
  * It knows nothing of streams. Every implementation passes the contract suite in test/fixtures/broker-contract.
  */
 
-/** Opaque outside its broker; `[0-9A-Za-z-]{1,64}`; rises along a log, and is never given twice, not even after a wipe. */
+/** Opaque outside its broker; `[0-9A-Za-z-]{1,56}`, so that 16 of them fit into 1,024 bytes; rises along a log, and is never given twice, not even after a wipe. */
 export type EventId = string
 
 /** A position: after the event of an id, at the head (nothing that is there by now), or before the oldest retained event. */

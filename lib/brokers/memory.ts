@@ -31,11 +31,6 @@ class Log {
     this.head = birth
   }
 
-  /** The position before the oldest retained event. */
-  get base (): EventId {
-    return this.kept.length === 0 ? this.head : this.kept.at(this.kept.first).event.previous
-  }
-
   trim (): void {
     while (this.kept.isOver(this.history)) {
       const { dedupe } = this.kept.shift()

@@ -87,10 +87,6 @@ export class EventChannel implements Channel {
     return this.#feed?.subscribers ?? 0
   }
 
-  get isClosed (): boolean {
-    return this.#isClosed
-  }
-
   /** Frames at hand, and their bytes. */
   get kept (): { frames: number, bytes: number } {
     return { frames: this.#feed?.frames ?? 0, bytes: this.#feed?.bytes ?? 0 }

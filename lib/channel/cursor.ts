@@ -159,6 +159,8 @@ export class Cursor {
       if (page === undefined || this.#isOver) return
       if (page.contiguous) {
         this.#deliverPage(page)
+        // It has seen more than the feed, which is about to be told.
+        if (page.frames.length === 0 && feed.numberAfter(this.position) === undefined) await feed.changed()
       } else {
         const gap = this.#gap(page)
         if (gap.reason === 'slow' && subscriber.lag === 'disconnect') return subscriber.lagged()

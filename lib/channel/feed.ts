@@ -53,6 +53,7 @@ export class Feed implements Tail {
   #passedTo = 0
   readonly #batches = new Map<number, Batch>()
   readonly #pages = new Map<From, Promise<FramePage | undefined>>()
+  #whenChanged: Array<() => void> = []
   /** The positions of pages that end at the head. */
   readonly #lastPages = new Set<From>()
   #averageBytes = 256
@@ -178,6 +179,11 @@ export class Feed implements Tail {
     return page
   }
 
+  /** Resolves when the window has changed, or the feed has closed. */
+  changed (): Promise<void> {
+    return new Promise(resolve => this.#whenChanged.push(resolve))
+  }
+
   /** The position from which the newest `count` events follow. */
   async before (count: number): Promise<EventId | undefined> {
     const positions: EventId[] = []
@@ -238,18 +244,27 @@ export class Feed implements Tail {
     if (this.#isClosed) return
     this.#isClosed = true
     this.#stopWaiting()
-    this.#leave()
-    for (const cursor of [...this.#cursors]) cursor.close(retry)
+    for (const cursor of [...this.#cursors]) {
+      // What was published before is for those who have seen the rest.
+      cursor.pump()
+      cursor.close(retry)
+    }
+    this.#tellChanged()
+    void this.#leave()
   }
 
-  #leave (): void {
-    this.#untail?.().catch(noop)
+  async #leave (): Promise<void> {
+    try {
+      await this.#untail?.()
+    } catch {
+      // Nobody listens any more.
+    }
     this.#untail = undefined
   }
 
   async #open (): Promise<void> {
     this.#untail = await this.#insist(() => this.#broker.tail(this.#channel, this))
-    if (this.#isClosed) return this.#leave()
+    if (this.#isClosed) return await this.#leave()
     const page = await this.#insist(() => this.#broker.read(this.#channel, 'live', 1))
     if (page === undefined || this.#isClosed) return
     this.#reset(page.head)
@@ -286,16 +301,16 @@ export class Feed implements Tail {
 
   #takeBuffer (): void {
     const buffer = this.#buffer as Stored[]
-    this.#buffer = undefined
+    // A subscriber that is served meanwhile may publish: what that tells waits in the buffer, too.
     for (const event of buffer) {
       if (event.previous === this.#head) {
         this.#append(event)
       } else if (this.#broker.compare(event.id, this.#head) > 0) {
         this.#isStale = true
-        this.#buffer = []
-        return
+        break
       }
     }
+    this.#buffer = this.#isStale ? [] : undefined
   }
 
   #append (event: Stored): void {
@@ -306,6 +321,7 @@ export class Feed implements Tail {
     this.#lastPages.clear()
     this.#head = event.id
     this.#noteKey(frame)
+    this.#tellChanged()
     const { events, bytes } = this.#windowHistory
     if (this.#window.length > events + slackEvents || this.#window.bytes > bytes + slackBytes + frame.bytes) {
       for (const cursor of [...this.#cursors]) cursor.pump()
@@ -320,6 +336,12 @@ export class Feed implements Tail {
     this.#batches.clear()
     this.#newestOfKey.clear()
     this.#base = this.#head = this.#lost = head
+    this.#tellChanged()
+  }
+
+  #tellChanged (): void {
+    if (this.#whenChanged.length === 0) return
+    for (const resolve of this.#whenChanged.splice(0)) resolve()
   }
 
   /** Drops what is outside of the bounds, up to the frame with that number. */
@@ -379,24 +401,36 @@ export class Feed implements Tail {
       if (from === 'live' || from === 'earliest' || this.#broker.valid(from)) return await this.#broker.read(this.#channel, from, limit)
       return { ...await this.#broker.read(this.#channel, 'earliest', limit), contiguous: false }
     })
-    setTimeout(() => {
-      this.#pages.delete(from)
-      this.#lastPages.delete(from)
-    }, pageTime).unref()
     if (page === undefined || this.#isClosed) return undefined
     const { contiguous, base, events, head } = page
     const frames = events.map(event => this.#frame(event))
     const isLast = lastId(events, head) === head
-    // An empty one would be asked for again until it is forgotten.
-    if (frames.length === 0 || (isLast && head !== this.#head)) this.#pages.delete(from)
-    else if (isLast) this.#lastPages.add(from)
+    // The log is ahead of what was told.
+    if (this.#buffer === undefined && this.#broker.compare(head, this.#head) > 0) void this.#resync()
     const batches = new Map<number, Batch>()
     const batch = (start: number): Batch => {
       let taken = batches.get(start)
       if (taken === undefined) batches.set(start, taken = takeBatch(i => frames[i], start))
       return taken
     }
-    return { contiguous, base, frames, isLast, batch }
+    const answer = { contiguous, base, frames, isLast, batch }
+    this.#pages.delete(from)
+    // An empty one, and one that has been overtaken, would be asked for again until it is forgotten.
+    if (frames.length > 0 && !(isLast && head !== this.#head)) {
+      if (from !== 'earliest') this.#keepPage(from, answer)
+      // Whoever has asked from elsewhere goes on from its base, which may be trimmed by then.
+      if (from !== base) this.#keepPage(base, { ...answer, contiguous: true })
+    }
+    return answer
+  }
+
+  #keepPage (from: EventId, page: FramePage): void {
+    this.#pages.set(from, Promise.resolve(page))
+    if (page.isLast) this.#lastPages.add(from)
+    setTimeout(() => {
+      this.#pages.delete(from)
+      this.#lastPages.delete(from)
+    }, pageTime).unref()
   }
 
   /** Asks again, later and later, until there is an answer; undefined when the feed has closed before. */
@@ -432,5 +466,3 @@ export class Feed implements Tail {
 }
 
 const { pass } = Feed
-
-function noop (): void {}

@@ -93,14 +93,17 @@ class View {
     const data = []
     for (const line of lines.split('\n')) {
       if (line.startsWith('data: ')) data.push(line.slice(6))
-      else if (line.startsWith('event: ')) this.event = line.slice(7)
+      else if (line.startsWith('event: ')) this.event = line.slice(7) || 'message'
     }
     this.id = id
     this.key = key
     this.data = data.join('\n')
+    // All subscribers have the same one.
+    Object.freeze(this)
   }
 
-  json (): unknown {
+  // Bound, as filters take it out: ({ json }) => json().mine
+  readonly json = (): unknown => {
     this.#json ??= { value: JSON.parse(this.data) }
     return this.#json.value
   }

@@ -69,8 +69,6 @@ export class ChannelIterator implements AsyncIterableIterator<ChannelItem>, Subs
   }
 
   room (): Promise<boolean> {
-    if (this.#isOver) return Promise.resolve(false)
-    if (this.hasRoom) return Promise.resolve(true)
     return new Promise(resolve => this.#room.push(resolve))
   }
 
@@ -83,7 +81,7 @@ export class ChannelIterator implements AsyncIterableIterator<ChannelItem>, Subs
   deliver (cursor: Cursor, { frames }: Batch): void {
     for (const frame of frames) {
       try {
-        if (this.#filter === undefined || passes(this.#filter, frame, undefined)) this.#give(frame.isEvent ? frame.view : { type: 'position', id: frame.id })
+        if (passes(this.#filter, frame, undefined)) this.#give(frame.isEvent ? frame.view : { type: 'position', id: frame.id })
       } catch (error) {
         return this.#fail(error)
       }

@@ -85,7 +85,6 @@ class ChannelReader implements LiveReader, Subscriber {
   }
 
   release (): void {
-    if (this.#isOver) return
     this.#isOver = true
     for (const { cursor } of this.#parts) cursor.release()
   }
@@ -148,7 +147,7 @@ class ChannelReader implements LiveReader, Subscriber {
     for (const frame of frames) {
       try {
         part.position = frame.id
-        this.#isAhead = this.#filter !== undefined && !passes(this.#filter, frame, this.#request)
+        this.#isAhead = !passes(this.#filter, frame, this.#request)
       } catch (error) {
         this.#target.write(blocks, events)
         this.#target.end('failed', error)

@@ -4,7 +4,7 @@
 import { createHash } from 'node:crypto'
 import type { EventId, From } from '../brokers/broker.ts'
 
-const form = /^([0-9A-Za-z-]{1,64})\.([0-9A-Za-z_-]{6})$/
+const form = /^([0-9A-Za-z-]{1,56})\.([0-9A-Za-z_-]{6})$/
 
 // What brokers are asked for by these names is no position that a client may bring.
 const keywords = new Set<string>(['live', 'earliest'] satisfies From[])

@@ -19,8 +19,9 @@ export function startOf (tag: string, position: string | undefined, replay: Read
   return replay === 'all' ? { from: 'earliest' } : { count: replay }
 }
 
-/** Asks a filter. Throws what it throws, and FST_STREAM_INVALID_OPTION for one that is async. */
-export function passes (filter: NonNullable<ReadOptions['filter']>, frame: Frame, request: FastifyRequest | undefined): boolean {
+/** Asks a filter, if there is one, about what clients dispatch. Throws what it throws, and FST_STREAM_INVALID_OPTION for one that is async. */
+export function passes (filter: ReadOptions['filter'], frame: Frame, request: FastifyRequest | undefined): boolean {
+  if (filter === undefined || !frame.isEvent) return true
   const result: unknown = filter(frame.view, request as FastifyRequest)
   if (isPromiseLike(result)) {
     ignoreRejection(result)

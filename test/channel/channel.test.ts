@@ -111,7 +111,7 @@ t.test('an event is given as it was published: its name, its data, its key', asy
     [{ data: { a: [1] } }, undefined, { event: 'message', data: '{"a":[1]}' }],
     [{ data: Buffer.from('é') }, undefined, { event: 'message', data: 'é' }],
     [{ event: 'alone' }, undefined, { event: 'alone', data: '' }],
-    [{ event: '', data: 'x' }, undefined, { event: '', data: 'x' }],
+    [{ event: '', data: 'x' }, undefined, { event: 'message', data: 'x' }],
     [{ event: 'all', data: 'data: x\nevent: y', comment: 'data: no\nevent: no', retry: 5 }, 'k', { event: 'all', data: 'data: x\nevent: y' }],
     ['keyed', '12\n3: data: x', { event: 'message', data: 'keyed' }],
     ['keyed', '😀', { event: 'message', data: 'keyed' }]
@@ -119,7 +119,7 @@ t.test('an event is given as it was published: its name, its data, its key', asy
   for (const [event, key, expected] of cases) {
     const id = await news.publish(event, { key })
     const [given] = await take(iterator, 1)
-    t.same({ ...given }, { type: 'event', id, key, ...expected })
+    t.same({ ...given, json: undefined }, { type: 'event', id, key, json: undefined, ...expected })
   }
 })
 
@@ -498,4 +498,30 @@ t.test('a name is not forgotten when a closed channel of that name is', async t 
   })
   await turn(3)
   t.equal(channels.channel('news', { history: { age: 2 } }), news)
+})
+
+t.test('what was published before close() reaches everybody who had seen the rest', async t => {
+  const { app, port } = await serve(t, (request, reply) => reply.sse(request.server.streaming.channel('news')))
+  const news = app.streaming.channel('news')
+  const client = open(t, port)
+  await client.until('event: position')
+  const iterator = news.subscribe()
+  await iterator.next()
+  await news.publish('1')
+  await news.publish('2')
+  news.close()
+  t.match(await client.end(), /data: 1\n\n[^]*data: 2\n\n/)
+  t.match((await iterator.next()).value, { data: '1' })
+  t.match((await iterator.next()).value, { data: '2' })
+  t.equal((await iterator.next()).done, true)
+})
+
+t.test('an event cannot be changed by one subscriber for the others', async t => {
+  const { app } = await serve(t, (request, reply) => reply.sse([]))
+  const news = app.streaming.channel('news')
+  const iterator = news.subscribe()
+  await iterator.next()
+  await news.publish({ data: 'x' })
+  const { value } = await iterator.next()
+  t.throws(() => { (value as { data: string }).data = 'y' }, TypeError)
 })

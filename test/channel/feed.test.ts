@@ -265,7 +265,8 @@ t.test('those who ask for the same page within 50 ms share one read; after that 
   reads = 0
   clients.push(new Client(feed, { from: 'earliest' }))
   await turn(3)
-  t.equal(reads, 0)
+  t.equal(reads, 1, 'where the log begins is always asked')
+  reads = 0
   await clock.tickAsync(50)
   clients.push(new Client(feed, { from: 'earliest' }))
   await turn(3)
@@ -771,4 +772,157 @@ t.test('a subscriber of lag latest is told of what was trimmed before this proce
   await eventually(() => behind.data.at(-1) === '21')
   client.hasRoom = true
   await eventually(() => client.data.at(-1) === '21')
+})
+
+t.test('a broker that is disrupted while the feed opens is read again before anybody starts or publishes', async t => {
+  const opened = deferred()
+  const tails: Tail[] = []
+  const reads: string[] = []
+  const broker = brokerWith(inner => ({
+    tail: async (channel, tail) => {
+      tails.push(tail)
+      return await inner.tail(channel, { event: () => {}, disrupted: () => {} })
+    },
+    read: async (channel, from, limit) => {
+      reads.push(from)
+      const page = await inner.read(channel, from, limit)
+      if (from === 'live') await opened.promise
+      return page
+    }
+  }))
+  const feed = new Feed(broker, 'news', 'Gfug6Z', defaults, () => {})
+  t.teardown(() => { feed.close() })
+  const client = new Client(feed)
+  feed.whenOpen(() => { reads.push('published') })
+  await turn()
+  // Never told: only the log has it.
+  const id = await broker.publish('news', '\ndata: 1\n')
+  tails[0]?.disrupted()
+  opened.resolve()
+  await feed.opened
+  await turn()
+  t.equal(reads[0], 'live')
+  t.equal(reads.length, 3)
+  t.equal(reads[2], 'published')
+  t.equal(client.cursor.position, id)
+})
+
+t.test('a subscriber that publishes while missed events are delivered gets every event once', async t => {
+  let isDown = false
+  let tail!: Tail
+  const broker = brokerWith(inner => ({
+    tail: async (channel, own) => {
+      tail = own
+      return await inner.tail(channel, { event: event => { if (!isDown) own.event(event) }, disrupted: () => {} })
+    },
+    read: async (...args) => {
+      await turn()
+      return await inner.read(...args)
+    }
+  }))
+  const { feed, publish } = await openFeed(t, { events: 10_000 }, broker)
+  const client = new Client(feed)
+  await turn(2)
+  let published = 0
+  client.onDeliver = () => { if (published < 3) void publish(`own ${++published}`) }
+  isDown = true
+  for (let i = 0; i < 200; i++) await publish(`${i}`)
+  isDown = false
+  tail.disrupted()
+  for (let i = 200; i < 1300; i++) void publish(`${i}`)
+  await eventually(() => client.data.length >= 1303)
+  await turn(10)
+  t.equal(client.data.length, 1303)
+  t.equal(new Set(client.data).size, 1303)
+  t.same(client.told, ['started'])
+})
+
+t.test('a log that is ahead of what was told is read, without asking again and again', async t => {
+  let reads = 0
+  let isDown = false
+  const broker = brokerWith(inner => ({
+    tail: async (channel, own) => await inner.tail(channel, { event: event => { if (!isDown) own.event(event) }, disrupted: () => {} }),
+    read: async (...args) => {
+      reads++
+      return await inner.read(...args)
+    }
+  }))
+  const { feed, publish } = await openFeed(t, {}, broker)
+  const live = new Client(feed)
+  await turn(2)
+  isDown = true
+  await publish('lost')
+  const id = await publish('lost, too')
+  t.same(live.data, [])
+  reads = 0
+  const other = new Client(feed, { from: id })
+  await turn(20)
+  t.same(live.data, ['lost', 'lost, too'])
+  t.same(other.data, [])
+  t.ok(reads <= 3, `${reads} reads`)
+})
+
+t.test('a reader that is ahead of its feed waits until that is told', async t => {
+  const answer = deferred()
+  let reads = 0
+  let isDown = false
+  const broker = brokerWith(inner => ({
+    tail: async (channel, own) => await inner.tail(channel, { event: event => { if (!isDown) own.event(event) }, disrupted: () => {} }),
+    read: async (...args) => {
+      const page = await inner.read(...args)
+      // The first read is that of the reader, the second that of the feed.
+      if (++reads === 2) await answer.promise
+      return page
+    }
+  }))
+  const { feed, publish } = await openFeed(t, {}, broker)
+  isDown = true
+  const id = await publish('lost')
+  reads = 0
+  const reader = new Client(feed, { from: id })
+  await turn(20)
+  t.ok(reads <= 3, `${reads} reads`)
+  answer.resolve()
+  await eventually(() => feed.end === 1)
+  isDown = false
+  await publish('next')
+  await eventually(() => reader.data.length === 1)
+  t.same(reader.data, ['next'])
+})
+
+t.test('a broker whose untail throws lets its channel close', async t => {
+  const broker = brokerWith(() => ({ tail: async () => () => { throw new Error('no') } }))
+  const { feed } = await openFeed(t, {}, broker)
+  const client = new Client(feed)
+  await turn(2)
+  feed.close()
+  await turn()
+  t.same(client.told, ['started', 'closed'])
+})
+
+t.test('a subscriber that leaves, or whose feed closes, while a page is read is given nothing of it', async t => {
+  for (const end of ['leave', 'close'] as const) {
+    const answer = deferred()
+    let reads = 0
+    const broker = brokerWith(inner => ({
+      read: async (channel, from, limit) => {
+        const page = await inner.read(channel, from, limit)
+        if (from !== 'live' && ++reads === 2) await answer.promise
+        return page
+      }
+    }))
+    const { feed, publish } = await openFeed(t, { events: 1000 }, broker)
+    for (let i = 0; i < 700; i++) await publish(String(i))
+    // Only now are they out of the window.
+    await turn()
+    const client = new Client(feed, { from: 'earliest' })
+    await eventually(() => reads === 2)
+    const { length } = client.data
+    if (end === 'leave') client.leave()
+    else feed.close()
+    answer.resolve()
+    await turn(5)
+    t.equal(client.data.length, length)
+    t.same(client.told, end === 'leave' ? ['started'] : ['started', 'closed'])
+  }
 })

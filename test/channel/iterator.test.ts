@@ -31,9 +31,9 @@ t.test('an iterator gives its position first, and then what is published', async
   const iterator = news.subscribe()
   t.same(await iterator.next(), { done: false, value: { type: 'position', id: before } })
   const id = await news.publish({ event: 'headline', data: { a: 1 } }, { key: 'k' })
-  const { value } = await iterator.next()
-  t.same({ ...value }, { type: 'event', id, event: 'headline', key: 'k', data: '{"a":1}' })
-  t.same(value.json(), { a: 1 })
+  const { value: { json, ...value } } = await iterator.next()
+  t.same(value, { type: 'event', id, event: 'headline', key: 'k', data: '{"a":1}' })
+  t.same(json(), { a: 1 })
 })
 
 t.test('for await reads it, and a break unsubscribes', async t => {
@@ -155,6 +155,16 @@ t.test('a filter chooses; what it leaves out is not given', async t => {
   for (const data of ['1', '2', '3']) await news.publish({ event: 'e', data }, { key: data })
   t.same(await take(iterator, 2), ['1', '3'])
   t.same(seen, [['e', '1', [undefined]], ['e', '2', [undefined]], ['e', '3', [undefined]]])
+})
+
+t.test('a filter is not asked about comments, and may take json out of the event', async t => {
+  const news = open(t)
+  const iterator = news.subscribe({ filter: ({ json }) => (json() as { mine: boolean }).mine })
+  await iterator.next()
+  await news.publish({ comment: 'not for it' })
+  await news.publish({ data: { mine: false } })
+  await news.publish({ data: { mine: true } })
+  t.same(await take(iterator, 2), ['position', '{"mine":true}'])
 })
 
 t.test('a filter that throws ends its iterator with what it has thrown, after what passed before, and no other', async t => {

@@ -567,7 +567,7 @@ t.test('a filter gets the event and the request, and chooses', async t => {
   const seen: unknown[] = []
   const { news, follow } = await channelServer(t, {
     call: {
-      filter (event, request) {
+      filter ({ json, ...event }, request) {
         seen.push({ ...event, query: request.query })
         return event.data !== '"no"'
       }
