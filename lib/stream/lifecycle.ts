@@ -235,10 +235,9 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     this.end('completed')
   }
 
-  /** Releases `source` when the stream ends. */
+  /** Releases `source` when the stream, which is open, ends. */
   protected hold (source: Pick<Source, 'release'>): void {
-    if (this.isOpen) this.#source = source
-    else source.release()
+    this.#source = source
   }
 
   /** Sends what a user hands over; resolves `true` when there is room for more, `false` when the stream has ended. */

@@ -1,9 +1,10 @@
 import '../fixtures/guard.ts'
 import diagnosticsChannel from 'node:diagnostics_channel'
+import http2 from 'node:http2'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import t, { type Test } from 'tap'
-import { eventually, fakeClock, turn } from '../fixtures/clock.ts'
-import { chunksOf, dechunk, fetchRaw, open, type RawClient, type RawRequest } from '../fixtures/raw.ts'
+import { deferred, eventually, fakeClock, turn } from '../fixtures/clock.ts'
+import { chunksOf, connect, dechunk, fetchRaw, open, requestText, type RawClient, type RawRequest } from '../fixtures/raw.ts'
 import { serve, troubles, type ServeOptions, type TestServer } from '../fixtures/server.ts'
 import { memoryBroker, type Broker, type Channel, type EventSource, type EventStreamOptions, type History, type StreamingOptions } from '../../lib/index.ts'
 
@@ -805,4 +806,33 @@ t.test('a thousand events that are published in one turn reach those who have ro
   await Promise.all(publishing)
   await client.until('data: 1499\n\n')
   t.same([...bodyOf(client).matchAll(/^data: (\d+)$/gm)].map(([, data]) => Number(data)), Array.from({ length: 1500 }, (_, i) => i))
+})
+
+t.test('over HTTP/2 what is published later arrives as well', async t => {
+  const { url, app } = await serve(t, (request, reply) => reply.sse(request.server.streaming.channel('news')), { fastify: { http2: true } as object })
+  const session = http2.connect(url)
+  t.teardown(() => session.destroy())
+  const stream = session.request({ ':path': '/' })
+  let body = ''
+  stream.setEncoding('utf8').on('data', chunk => { body += chunk })
+  await eventually(() => body.includes('event: position'))
+  await app.streaming.channel('news').publish('later')
+  await eventually(() => body.endsWith('data: later\n\n'))
+  t.equal(app.streaming.stats().subscribers, 1)
+})
+
+t.test('a stream that waits behind a pipelined reply gets what is published meanwhile, once that is whole', async t => {
+  const first = deferred()
+  const { port, app } = await serve(t, (request, reply) => reply.sse(request.server.streaming.channel('news')), {}, app => {
+    app.get('/first', async () => { await first.promise; return 'first' })
+  })
+  const client = connect(t, port)
+  client.write(requestText({ path: '/first', headers: ['Connection: keep-alive'] }) + requestText())
+  await eventually(() => app.streaming.channel('news').size === 1)
+  await turn(3)
+  await app.streaming.channel('news').publish('meanwhile')
+  await turn(3)
+  t.equal(client.received, '')
+  first.resolve()
+  await client.until('data: meanwhile\n\n')
 })
