@@ -52,7 +52,7 @@ export const FST_STREAM_LIMIT = createError<[limit: string, value: number]>(
 export const FST_STREAM_UNAVAILABLE = createError<[reason: string]>(
   'FST_STREAM_UNAVAILABLE', 'The stream has ended before it began: %s', 503)
 
-/** A channel was used after its `close()`, or after the app was closed (503). */
+/** A channel was used after its `close()`, or after the app or its broker was closed (503). */
 export const FST_STREAM_CLOSED = createError<[channel: string]>(
   'FST_STREAM_CLOSED', "The channel '%s' is closed", 503)
 

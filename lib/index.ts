@@ -36,7 +36,7 @@ const kRegistered = Symbol.for('fastify-streaming.registered')
 
 async function streaming (app: FastifyInstance, options: StreamingOptions): Promise<void> {
   const { sse, writer, limits, broker } = resolvePluginOptions(options)
-  const channels = new Channels(broker, sse.serialize, error => { app.log.warn({ err: error }, 'publish failed') })
+  const channels = new Channels(broker, sse.serialize, app.log)
   const registration = new Registration(app, limits, channels)
   refuseOtherPlugins(app)
   app.addHook('onReady', async () => refuseOtherPlugins(app))

@@ -6,8 +6,8 @@
 /** Opaque outside its broker; `[0-9A-Za-z-]{1,56}`, so that 16 of them fit into 1,024 bytes; rises along a log, and is never given twice, not even after a wipe. */
 export type EventId = string
 
-/** A position: after the event of an id, at the head (nothing that is there by now), or before the oldest retained event. */
-export type From = EventId | 'live' | 'earliest'
+/** A position: after the event of an id, at the head (nothing that is there by now), before the oldest retained event, or before the newest so many. */
+export type From = EventId | 'live' | 'earliest' | number
 
 /** How much of a channel can be replayed. All three bounds hold together. */
 export interface History {
@@ -45,6 +45,8 @@ export interface Tail {
   event (event: Stored): void
   /** Events may have been missed: read again. */
   disrupted (): void
+  /** The broker was closed: nothing comes any more. */
+  closed (): void
 }
 
 export interface PublishRequest {
@@ -54,13 +56,17 @@ export interface PublishRequest {
   history?: History
 }
 
+/** Every promise settles in bounded time, also while what is behind the broker does not answer. */
 export interface Broker {
   /**
    * Appends; resolves with the id. Publishes of one process are logged in the order of the calls.
    * Rejects with FST_STREAM_BROKER_UNAVAILABLE; the event may have been appended all the same.
    */
   publish (channel: string, data: string, request?: PublishRequest): Promise<EventId>
-  /** Resolves with at most `limit` events after `from`, at once: it never waits for new ones. */
+  /**
+   * Resolves with at most `limit` events after `from`, at once: it never waits for new ones. An id that is not
+   * `valid()` is older than all, and no anchor.
+   */
   read (channel: string, from: From, limit: number): Promise<Page>
   /** Resolves with what ends it. Whatever is appended after that is told, or `disrupted()` is called. */
   tail (channel: string, tail: Tail): Promise<() => Promise<void>>
@@ -70,7 +76,7 @@ export interface Broker {
   valid (id: string): boolean
   /** Resolves once the broker can be used. */
   ready (): Promise<void>
-  /** Closes what the broker itself has opened. Everything rejects from then on. */
+  /** Closes what the broker itself has opened, and tells the tails. Everything rejects with FST_STREAM_CLOSED from then on. */
   close (): Promise<void>
 }
 

@@ -2,8 +2,7 @@
  * Channels of one process, kept in its memory: the default broker, and the readable reference of the contract.
  */
 import { randomBytes } from 'node:crypto'
-import { FST_STREAM_BROKER_UNAVAILABLE } from '../errors.ts'
-import { longestTimer } from '../options.ts'
+import { FST_STREAM_CLOSED } from '../errors.ts'
 import { defaultHistory, type Broker, type EventId, type From, type History, type Page, type PublishRequest, type Stored, type Tail } from './broker.ts'
 import { Retained } from './retained.ts'
 
@@ -38,13 +37,16 @@ class Log {
     }
   }
 
-  /** The number of the first retained event after `id`. */
-  after (id: EventId, broker: Broker): number {
-    let low = this.kept.first
-    let high = this.kept.end
+  /** The number of the first retained event after a position. */
+  numberAfter (from: Exclude<From, 'live'>, broker: Broker): number {
+    const { first, end } = this.kept
+    if (from === 'earliest' || (typeof from === 'string' && !broker.valid(from))) return first
+    if (typeof from === 'number') return Math.max(first, end - from)
+    let low = first
+    let high = end
     while (low < high) {
       const middle = (low + high) >>> 1
-      if (broker.compare(this.kept.at(middle).event.id, id) > 0) high = middle
+      if (broker.compare(this.kept.at(middle).event.id, from) > 0) high = middle
       else low = middle + 1
     }
     return low
@@ -78,11 +80,11 @@ class MemoryBroker implements Broker {
     const log = this.#log(channel)
     const { head, kept } = log
     if (from === 'live') return { contiguous: true, base: head, events: [], head }
-    const start = from === 'earliest' ? kept.first : log.after(from, this)
+    const start = log.numberAfter(from, this)
     const events = []
     for (let i = start; i < Math.min(start + limit, kept.end); i++) events.push(kept.at(i).event)
     const base = events[0]?.previous ?? head
-    return { contiguous: from === 'earliest' || from === base, base, events, head }
+    return { contiguous: from === 'earliest' || typeof from === 'number' || from === base, base, events, head }
   }
 
   async tail (channel: string, tail: Tail): Promise<() => Promise<void>> {
@@ -107,8 +109,12 @@ class MemoryBroker implements Broker {
 
   async close (): Promise<void> {
     this.#isClosed = true
-    for (const { timer } of this.#logs.values()) clearTimeout(timer)
+    const logs = [...this.#logs.values()]
     this.#logs.clear()
+    for (const { timer, tails } of logs) {
+      clearTimeout(timer)
+      for (const tail of tails) tail.closed()
+    }
   }
 
   #nextId (): EventId {
@@ -116,7 +122,7 @@ class MemoryBroker implements Broker {
   }
 
   #log (channel: string): Log {
-    if (this.#isClosed) throw new FST_STREAM_BROKER_UNAVAILABLE('it is closed')
+    if (this.#isClosed) throw new FST_STREAM_CLOSED(channel)
     let log = this.#logs.get(channel)
     if (log === undefined) {
       this.#logs.set(channel, log = new Log(this.#nextId()))
@@ -145,7 +151,7 @@ class MemoryBroker implements Broker {
       const isIdle = kept.length === 0 && performance.now() - log.usedAt >= 2 * log.history.age
       if (!isIdle) this.#expireLater(channel, log)
       else if (log.tails.size === 0) this.#logs.delete(channel)
-    }, Math.min(longestTimer, Math.max(1, delay)))
+    }, Math.min(age, Math.max(1, delay)))
     log.timer.unref()
   }
 }

@@ -10,7 +10,7 @@ import {
 } from '../options.ts'
 import type { EventItem, Serialize, ServerSentEvent } from '../stream/encode.ts'
 import { Cursor, type Subscriber } from './cursor.ts'
-import { Feed } from './feed.ts'
+import { Feed, type FeedHost } from './feed.ts'
 import { encodeStored, type ChannelEvent, type Gap } from './frame.ts'
 import { ChannelIterator } from './iterator.ts'
 import { formatPosition, tagOf } from './position.ts'
@@ -59,13 +59,17 @@ export interface ChannelHost {
   closed (channel: EventChannel): void
   /** Counts a gap that a subscriber is told of. */
   countGap (): void
-  warn (error: unknown): void
+  publishFailed (error: unknown): void
+  /** A channel that has subscribers gets no answer of the broker. */
+  brokerAway (error: unknown): void
+  /** It gets them again, or does not ask for them any more. */
+  brokerBack (isAnswering: boolean): void
 }
 
 // Milliseconds for which a feed outlives its last subscriber, who may be reconnecting.
 const lingerTime = 30_000
 
-export class EventChannel implements Channel {
+export class EventChannel implements Channel, FeedHost {
   readonly name: string
   readonly #tag: string
   readonly #host: ChannelHost
@@ -104,7 +108,7 @@ export class EventChannel implements Channel {
   publish (event: EventItem, options?: PublishOptions): Promise<string> {
     const published = this.#publish(event, options)
     // What is published without await must not be able to kill the process.
-    published.catch((error: unknown) => { this.#host.warn(error) })
+    published.catch((error: unknown) => { this.#host.publishFailed(error) })
     return published
   }
 
@@ -116,11 +120,8 @@ export class EventChannel implements Channel {
     const { retry } = resolveCloseOptions(options)
     if (this.#isClosed) return
     this.#isClosed = true
-    clearTimeout(this.#lingering)
     clearTimeout(this.#activity)
-    const feed = this.#feed
-    this.#feed = undefined
-    feed?.close(retry === undefined ? undefined : () => pickRetry(retry))
+    this.#closeFeed(retry === undefined ? undefined : () => pickRetry(retry))
     this.#host.closed(this)
   }
 
@@ -130,8 +131,27 @@ export class EventChannel implements Channel {
     clearTimeout(this.#lingering)
     clearTimeout(this.#activity)
     this.#host.setActive(this, true)
-    this.#feed ??= new Feed(this.#host.broker, this.name, this.#tag, this.#history, () => { this.#linger() })
+    this.#feed ??= new Feed(this.#host.broker, this.name, this.#tag, this.#history, this)
     return new Cursor(this.#feed, this.name, subscriber)
+  }
+
+  emptied (): void {
+    if (this.#isClosed) return
+    this.#touch()
+    this.#lingering = setTimeout(() => { this.#closeFeed() }, lingerTime)
+    this.#lingering.unref()
+  }
+
+  away (error: unknown): void {
+    this.#host.brokerAway(error)
+  }
+
+  back (isAnswering: boolean): void {
+    this.#host.brokerBack(isAnswering)
+  }
+
+  ended (): void {
+    this.#closeFeed()
   }
 
   countGap (): void {
@@ -173,13 +193,10 @@ export class EventChannel implements Channel {
     this.#activity.unref()
   }
 
-  #linger (): void {
-    if (this.#isClosed) return
-    this.#touch()
-    this.#lingering = setTimeout(() => {
-      this.#feed?.close()
-      this.#feed = undefined
-    }, lingerTime)
-    this.#lingering.unref()
+  #closeFeed (retry?: () => number): void {
+    clearTimeout(this.#lingering)
+    const feed = this.#feed
+    this.#feed = undefined
+    feed?.close(retry)
   }
 }

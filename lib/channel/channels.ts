@@ -22,10 +22,16 @@ export interface ChannelStats {
   frameBytes: number
 }
 
+/** Where channels tell of trouble. */
+export interface ChannelLog {
+  info (message: string): void
+  warn (details: object, message: string): void
+}
+
 export class Channels implements ChannelHost {
   readonly broker: Broker
   readonly serialize: Serialize
-  readonly warn: (error: unknown) => void
+  readonly #log: ChannelLog | undefined
   readonly #ownBroker: Broker | undefined
   /** A channel that nobody holds, and that keeps nothing, is forgotten. */
   readonly #named = new Map<string, WeakRef<EventChannel>>()
@@ -35,13 +41,15 @@ export class Channels implements ChannelHost {
 
   readonly #active = new Set<EventChannel>()
   #gaps = 0
+  /** Channels that get no answer of the broker. */
+  #away = 0
   #isClosed = false
 
-  constructor (broker: Broker | undefined, serialize: Serialize, warn: (error: unknown) => void) {
+  constructor (broker: Broker | undefined, serialize: Serialize, log?: ChannelLog) {
     if (broker === undefined) this.#ownBroker = memoryBroker()
     this.broker = broker ?? this.#ownBroker as Broker
     this.serialize = serialize
-    this.warn = warn
+    this.#log = log
   }
 
   /** Throws FST_STREAM_INVALID_OPTION, also for options that contradict those that the channel has, and FST_STREAM_CLOSED. */
@@ -88,5 +96,17 @@ export class Channels implements ChannelHost {
 
   countGap (): void {
     this.#gaps++
+  }
+
+  publishFailed (error: unknown): void {
+    this.#log?.warn({ err: error }, 'publish failed')
+  }
+
+  brokerAway (error: unknown): void {
+    if (this.#away++ === 0) this.#log?.warn({ err: error }, 'the broker gives no answer: subscribers wait')
+  }
+
+  brokerBack (isAnswering: boolean): void {
+    if (--this.#away === 0 && isAnswering) this.#log?.info('the broker answers again')
   }
 }

@@ -30,12 +30,23 @@ export interface Subscriber {
   closed (retry: (() => number) | undefined): void
 }
 
-/** Where a cursor starts: at a position, before the newest `count` events, or at one that is none of this channel. */
-export type Start = { from: From, isUnknown?: true } | { count: number }
+/** Where a cursor starts; `isUnknown` when it was to be a position that is none of this channel. */
+export interface Start {
+  from: From
+  isUnknown?: true
+}
 
 // Milliseconds: a log that answers at once would keep everything else waiting. No turn before that, as what is published
 // in it may push out what this subscriber has not seen.
 const longestRun = 10
+
+interface Newest {
+  base: EventId
+  frames: Frame[]
+  last: EventId
+  /** Events before those are missed. */
+  isLossy: boolean
+}
 
 export class Cursor {
   readonly feed: Feed
@@ -64,29 +75,25 @@ export class Cursor {
   }
 
   /** Finds its position and tells it; nothing is delivered before `go()`. */
-  async start (start: Start): Promise<void> {
+  async start ({ from, isUnknown }: Start): Promise<void> {
     const { feed } = this
     const isEarly = !feed.isOpen
     if (isEarly) await feed.opened
     if (this.#isOver || feed.isClosed) return
     let gap: Gap | undefined
-    if ('count' in start) {
-      this.position = await feed.before(start.count) ?? ''
-    } else if (start.from === 'live') {
+    if (from === 'live') {
       const { position, number } = isEarly ? feed.start : feed.now
       this.position = position
       this.#number = number
-    } else if (feed.numberAfter(start.from) !== undefined) {
-      this.position = start.from
+    } else if (typeof from === 'string' && feed.numberAfter(from) !== undefined) {
+      this.position = from
     } else {
-      const page = await feed.page(start.from)
+      const page = await this.#page(from)
       if (page === undefined) return
-      const { isUnknown } = start
       if (isUnknown) gap = { reason: 'unknown', after: null }
-      else if (!page.contiguous) gap = { reason: feed.reasonAt(start.from, page.base), after: formatPosition(start.from, feed.tag) }
+      else if (!page.contiguous) gap = { reason: feed.reasonAt(from as EventId, page.base), after: formatPosition(from as EventId, feed.tag) }
       this.position = page.base
     }
-    if (this.#isOver || feed.isClosed) return
     this.#subscriber.started(this, gap)
   }
 
@@ -118,6 +125,8 @@ export class Cursor {
     const { feed } = this
     const subscriber = this.#subscriber
     while (!this.#isBusy && !this.#isOver && this.#number !== feed.end) {
+      // What was delivered in this turn may only have to leave: the socket of one that reads takes more than waits here.
+      if (!subscriber.hasRoom) subscriber.flush()
       const batch = subscriber.hasRoom ? feed.batch(this.#number) : undefined
       if (batch === undefined) {
         // By the time there is room, it may not be in the window any more.
@@ -138,12 +147,23 @@ export class Cursor {
     this.#isBusy = wasBusy
   }
 
+  /** Reads on from a position; undefined when it is over. */
+  async #page (from: From): Promise<FramePage | undefined> {
+    const { feed } = this
+    while (!this.#isOver && !feed.isClosed) {
+      // Without an answer, the next one is asked for when it is time to.
+      const page = await feed.page(from)
+      if (page !== undefined && !this.#isOver) return page
+    }
+    return undefined
+  }
+
   /** Reads on from its position until it is in the window again. */
   async #catchUp (): Promise<void> {
     const { feed } = this
     const subscriber = this.#subscriber
+    const breathe = breathing()
     this.#isBusy = true
-    let since = performance.now()
     for (;;) {
       if (!subscriber.hasRoom && !await subscriber.room()) return
       const number = feed.numberAfter(this.position)
@@ -151,23 +171,21 @@ export class Cursor {
         this.#number = number
         break
       }
-      if (performance.now() - since >= longestRun) {
-        await new Promise(resolve => setImmediate(resolve))
-        since = performance.now()
-      }
-      const page = await feed.page(this.position)
-      if (page === undefined || this.#isOver) return
+      await breathe()
+      const page = await this.#page(this.position)
+      if (page === undefined) return
       if (page.contiguous) {
         this.#deliverPage(page)
-        // It has seen more than the feed, which is about to be told.
-        if (page.frames.length === 0 && feed.numberAfter(this.position) === undefined) await feed.changed()
+        // It has seen more than the feed, which is about to be told; unless that came while the page was read.
+        const isAhead = page.frames.length === 0 && page.changes === feed.changes && feed.numberAfter(this.position) === undefined
+        if (isAhead) await feed.changed()
       } else {
-        const gap = this.#gap(page)
+        const gap = this.#gap(page.base)
         if (gap.reason === 'slow' && subscriber.lag === 'disconnect') return subscriber.lagged()
         if (gap.reason === 'slow' && subscriber.lag === 'latest') {
-          if (!await this.#skip(page, gap)) return
+          if (!await this.#skip(page, breathe)) return
         } else {
-          this.#miss(page, gap)
+          this.#miss(page.base, gap)
           this.#deliverPage(page)
         }
       }
@@ -178,39 +196,70 @@ export class Cursor {
   }
 
   /** Goes on with the newest event of each key; false when it is over. */
-  async #skip (first: FramePage, gap: Gap): Promise<boolean> {
-    const newest = new Map<string, Frame>()
-    let isLossy = this.feed.hasLost(this.position, first.base)
+  async #skip (first: FramePage, breathe: () => Promise<void>): Promise<boolean> {
+    const subscriber = this.#subscriber
+    /** The newest event when it was last told of a gap, which stands for all without a key. */
+    let told = ''
     let page = first
-    let last = page.base
     for (;;) {
-      for (const frame of page.frames) {
-        last = frame.stored.id
-        if (frame.key === undefined) {
-          isLossy = true
-        } else {
-          newest.delete(frame.key)
-          newest.set(frame.key, frame)
-        }
+      const newest = await this.#newestOfKeys(page, told, breathe)
+      if (newest === undefined) return false
+      const { base, frames, last, isLossy } = newest
+      if (isLossy) {
+        this.#miss(base, this.#gap(base))
+        told = last
       }
-      if (page.isLast) break
-      const next = await this.feed.page(last)
-      if (next === undefined || this.#isOver) return false
-      // Trimmed while it was read.
-      if (!next.contiguous) isLossy = true
+      let delivered = 0
+      while (delivered < frames.length && subscriber.hasRoom && !this.#isOver) {
+        const batch = takeBatch(i => frames[i], delivered)
+        delivered += batch.frames.length
+        this.#deliver(batch)
+      }
+      if (delivered === frames.length) {
+        this.position = last
+        return true
+      }
+      // By the time there is room, others may be the newest.
+      const next = await subscriber.room() ? await this.#page(this.position) : undefined
+      if (next === undefined) return false
       page = next
     }
-    if (isLossy) this.#miss(first, gap)
-    const frames = [...newest.values()]
-    let delivered = 0
-    while (delivered < frames.length && this.#subscriber.hasRoom && !this.#isOver) {
-      const batch = takeBatch(i => frames[i], delivered)
-      delivered += batch.frames.length
-      this.#deliver(batch)
+  }
+
+  /**
+   * The newest frame of each key that follows `base`, in order. Those without a key are lost with what was trimmed, or
+   * with what was told of before; else they are in there, too.
+   */
+  async #newestOfKeys (first: FramePage, told: EventId, breathe: () => Promise<void>): Promise<Newest | undefined> {
+    const { feed } = this
+    const newest = new Map<string | Frame, Frame>()
+    let { base } = first
+    let last = base
+    let isLossy = !first.contiguous && feed.hasLost(this.position, base)
+    let page: FramePage | undefined = first
+    while (page !== undefined) {
+      for (const frame of page.frames) {
+        last = frame.stored.id
+        if (frame.key !== undefined) {
+          newest.delete(frame.key)
+          newest.set(frame.key, frame)
+        } else if (!first.contiguous) {
+          isLossy = true
+        } else if (told === '' || feed.isAfter(last, told)) {
+          newest.set(frame, frame)
+        }
+      }
+      if (page.isLast) return { base, frames: [...newest.values()], last, isLossy }
+      await breathe()
+      page = await this.#page(last)
+      if (page?.contiguous === false) {
+        // Trimmed while it was read, and so are those before it.
+        newest.clear()
+        last = base = page.base
+        isLossy = true
+      }
     }
-    // What does not fit is read again from here.
-    if (delivered === frames.length) this.position = last
-    return true
+    return undefined
   }
 
   #deliverPage (page: FramePage): void {
@@ -222,14 +271,23 @@ export class Cursor {
     }
   }
 
-  #miss (page: FramePage, gap: Gap): void {
-    this.position = page.base
+  #miss (base: EventId, gap: Gap): void {
+    this.position = base
     this.#subscriber.missed(this, gap)
   }
 
-  #gap ({ base }: FramePage): Gap {
+  #gap (base: EventId): Gap {
     const { feed, position } = this
     const isAnotherLog = this.#number === feed.resetAt || feed.reasonAt(position, base) === 'unknown'
     return { reason: isAnotherLog ? 'unknown' : 'slow', after: this.wirePosition }
+  }
+}
+
+function breathing (): () => Promise<void> {
+  let since = performance.now()
+  return async () => {
+    if (performance.now() - since < longestRun) return
+    await new Promise(resolve => setImmediate(resolve))
+    since = performance.now()
   }
 }

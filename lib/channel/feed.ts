@@ -13,8 +13,22 @@ export interface FramePage {
   frames: Frame[]
   /** True when there was nothing newer. */
   isLast: boolean
+  /** How often the feed had changed when it was asked for. */
+  changes: number
   /** The batch that starts at a place of `frames`. */
   batch (start: number): Batch
+}
+
+/** Whose feed it is. */
+export interface FeedHost {
+  /** The last subscriber has left. */
+  emptied (): void
+  /** The broker gives no answer. */
+  away (error: unknown): void
+  /** It gives answers again, or nobody asks for them any more. */
+  back (isAnswering: boolean): void
+  /** The broker was closed. */
+  ended (): void
 }
 
 /** Frames that stay at hand for subscribers that are a little behind; the log has the others. */
@@ -29,6 +43,8 @@ const pageTime = 50
 const sliceTime = 10
 /** Milliseconds before the first and the longest retry. */
 const retryTimes: [number, number] = [100, 5000]
+/** Milliseconds that publishers wait for the head at most. */
+const longestOpening = 1000
 
 export class Feed implements Tail {
   readonly tag: string
@@ -36,6 +52,11 @@ export class Feed implements Tail {
   readonly opened: Promise<void>
   /** What waits for that, in order; undefined when nothing has to. */
   #waiting: Array<() => void> | undefined = []
+  readonly #openingTimer: NodeJS.Timeout
+  /** Ends when the broker, which gave no answer, may be asked again. */
+  #pause: Promise<void> | undefined
+  #retryTime = retryTimes[0]
+  #isAway = false
   readonly #broker: Broker
   readonly #channel: string
   readonly #history: History
@@ -53,6 +74,8 @@ export class Feed implements Tail {
   #passedTo = 0
   readonly #batches = new Map<number, Batch>()
   readonly #pages = new Map<From, Promise<FramePage | undefined>>()
+  /** How often events have come, or the log has turned out to be another one. */
+  changes = 0
   #whenChanged: Array<() => void> = []
   /** The positions of pages that end at the head. */
   readonly #lastPages = new Set<From>()
@@ -68,15 +91,16 @@ export class Feed implements Tail {
   /** The newest event that no newer event of its key stands for, as far as is known. */
   #lost: EventId = ''
   #resetAt = -1
-  readonly #onEmpty: () => void
+  readonly #host: FeedHost
 
-  constructor (broker: Broker, channel: string, tag: string, history: History, onEmpty: () => void) {
+  constructor (broker: Broker, channel: string, tag: string, history: History, host: FeedHost) {
     this.#broker = broker
     this.#channel = channel
     this.tag = tag
-    this.#onEmpty = onEmpty
+    this.#host = host
     this.#history = history
     this.#windowHistory = { ...history, events: Math.min(windowEvents, history.events) }
+    this.#openingTimer = setTimeout(() => { this.#stopWaiting() }, longestOpening).unref()
     this.opened = this.#open()
   }
 
@@ -121,7 +145,7 @@ export class Feed implements Tail {
     return this.#cursors.length
   }
 
-  /** Runs `action` once the head is known, or when the broker cannot tell it; actions run in the order of the calls. */
+  /** Runs `action` once the head is known, or when the broker does not tell it; actions run in the order of the calls. */
   whenOpen (action: () => void): void {
     if (this.#waiting === undefined) action()
     else this.#waiting.push(action)
@@ -142,7 +166,7 @@ export class Feed implements Tail {
     }
     const last = cursors.pop() as Cursor
     if (place < cursors.length) this.#put(last, place)
-    if (cursors.length === 0) this.#onEmpty()
+    if (cursors.length === 0) this.#host.emptied()
   }
 
   /** The number of the first frame after a position, or undefined when it is not in the window. */
@@ -169,7 +193,7 @@ export class Feed implements Tail {
     return batch
   }
 
-  /** Reads on from a position; all who ask for the same one at the same time share the answer. Undefined when the feed has closed. */
+  /** Reads on from a position; all who ask for the same one at the same time share the answer. Undefined when there is none. */
   page (from: From): Promise<FramePage | undefined> {
     let page = this.#pages.get(from)
     if (page === undefined) {
@@ -184,37 +208,25 @@ export class Feed implements Tail {
     return new Promise(resolve => this.#whenChanged.push(resolve))
   }
 
-  /** The position from which the newest `count` events follow. */
-  async before (count: number): Promise<EventId | undefined> {
-    const positions: EventId[] = []
-    let from: From = 'earliest'
-    for (;;) {
-      const page = await this.page(from)
-      if (page === undefined) return undefined
-      if (from === 'earliest') positions.push(page.base)
-      for (const frame of page.frames) positions.push(frame.stored.id)
-      if (positions.length > count + 1) positions.splice(0, positions.length - count - 1)
-      if (page.isLast) return positions[0]
-      from = positions.at(-1) as EventId
-    }
-  }
-
   /** Why a position is no anchor of a log that begins after `base`. */
   reasonAt (position: EventId, base: EventId): 'trimmed' | 'unknown' {
-    return this.#broker.valid(position) && this.#broker.compare(position, base) < 0 ? 'trimmed' : 'unknown'
+    return this.#broker.valid(position) && this.isAfter(base, position) ? 'trimmed' : 'unknown'
+  }
+
+  isAfter (id: EventId, other: EventId): boolean {
+    return this.#broker.compare(id, other) > 0
   }
 
   /** True when an event after `position` was lost for those who want the newest of each key only; the log begins after `base`. */
   hasLost (position: EventId, base: EventId): boolean {
-    const broker = this.#broker
     // What is trimmed already, and was not told yet.
-    if (broker.compare(base, this.#head) > 0) return true
+    if (this.isAfter(base, this.#head)) return true
     for (const [key, id] of this.#newestOfKey) {
-      if (broker.compare(id, base) > 0) break
+      if (this.isAfter(id, base)) break
       this.#newestOfKey.delete(key)
       this.#lose(id)
     }
-    return broker.compare(this.#lost, position) > 0
+    return this.isAfter(this.#lost, position)
   }
 
   event (event: Stored): void {
@@ -239,11 +251,16 @@ export class Feed implements Tail {
     else this.#isStale = true
   }
 
+  closed (): void {
+    if (!this.#isClosed) this.#host.ended()
+  }
+
   /** Tells every subscriber that it is over. */
   close (retry?: () => number): void {
     if (this.#isClosed) return
     this.#isClosed = true
     this.#stopWaiting()
+    this.#tellBack(false)
     for (const cursor of [...this.#cursors]) {
       // What was published before is for those who have seen the rest.
       cursor.pump()
@@ -275,6 +292,7 @@ export class Feed implements Tail {
   }
 
   #stopWaiting (): void {
+    clearTimeout(this.#openingTimer)
     const waiting = this.#waiting ?? []
     this.#waiting = undefined
     for (const action of waiting) action()
@@ -305,7 +323,7 @@ export class Feed implements Tail {
     for (const event of buffer) {
       if (event.previous === this.#head) {
         this.#append(event)
-      } else if (this.#broker.compare(event.id, this.#head) > 0) {
+      } else if (this.isAfter(event.id, this.#head)) {
         this.#isStale = true
         break
       }
@@ -340,6 +358,7 @@ export class Feed implements Tail {
   }
 
   #tellChanged (): void {
+    this.changes++
     if (this.#whenChanged.length === 0) return
     for (const resolve of this.#whenChanged.splice(0)) resolve()
   }
@@ -397,27 +416,31 @@ export class Feed implements Tail {
   async #readPage (from: From): Promise<FramePage | undefined> {
     // About what one write takes: whoever has no room then holds a position, not a page.
     const limit = Math.max(1, Math.min(largestPage, Math.ceil(batchBytes / this.#averageBytes)))
-    const page = await this.#insist(async () => {
-      if (from === 'live' || from === 'earliest' || this.#broker.valid(from)) return await this.#broker.read(this.#channel, from, limit)
-      return { ...await this.#broker.read(this.#channel, 'earliest', limit), contiguous: false }
+    let { changes } = this
+    const page = await this.#ask(() => {
+      changes = this.changes
+      return this.#broker.read(this.#channel, from, limit)
     })
-    if (page === undefined || this.#isClosed) return undefined
+    if (page === undefined || this.#isClosed) {
+      this.#pages.delete(from)
+      return undefined
+    }
     const { contiguous, base, events, head } = page
     const frames = events.map(event => this.#frame(event))
     const isLast = lastId(events, head) === head
     // The log is ahead of what was told.
-    if (this.#buffer === undefined && this.#broker.compare(head, this.#head) > 0) void this.#resync()
+    if (this.#buffer === undefined && this.isAfter(head, this.#head)) void this.#resync()
     const batches = new Map<number, Batch>()
     const batch = (start: number): Batch => {
       let taken = batches.get(start)
       if (taken === undefined) batches.set(start, taken = takeBatch(i => frames[i], start))
       return taken
     }
-    const answer = { contiguous, base, frames, isLast, batch }
+    const answer = { contiguous, base, frames, isLast, changes, batch }
     this.#pages.delete(from)
     // An empty one, and one that has been overtaken, would be asked for again until it is forgotten.
     if (frames.length > 0 && !(isLast && head !== this.#head)) {
-      if (from !== 'earliest') this.#keepPage(from, answer)
+      if (typeof from === 'string' && from !== 'earliest') this.#keepPage(from, answer)
       // Whoever has asked from elsewhere goes on from its base, which may be trimmed by then.
       if (from !== base) this.#keepPage(base, { ...answer, contiguous: true })
     }
@@ -435,19 +458,55 @@ export class Feed implements Tail {
 
   /** Asks again, later and later, until there is an answer; undefined when the feed has closed before. */
   async #insist<T> (ask: () => Promise<T>): Promise<T | undefined> {
-    let [delay] = retryTimes
-    for (;;) {
-      try {
-        return await ask()
-      } catch {
-        // Whoever publishes meanwhile learns by himself that the broker is not there.
-        this.#stopWaiting()
-      }
-      if (this.#isClosed) return undefined
-      await new Promise(resolve => setTimeout(resolve, delay * (0.5 + Math.random() / 2)).unref())
-      if (this.#isClosed) return undefined
-      delay = Math.min(retryTimes[1], delay * 2)
+    while (!this.#isClosed) {
+      const answer = await this.#ask(ask)
+      if (answer !== undefined) return answer
     }
+    return undefined
+  }
+
+  /** Asks when it is time to; undefined when there is no answer, or the feed has closed before. */
+  async #ask<T> (ask: () => Promise<T>): Promise<T | undefined> {
+    while (this.#pause !== undefined) await this.#pause
+    if (this.#isClosed) return undefined
+    try {
+      const answer = await ask()
+      if (this.#pause === undefined) this.#answered()
+      return answer
+    } catch (error) {
+      this.#failed(error)
+      return undefined
+    }
+  }
+
+  #answered (): void {
+    this.#retryTime = retryTimes[0]
+    this.#tellBack(true)
+  }
+
+  #tellBack (isAnswering: boolean): void {
+    if (!this.#isAway) return
+    this.#isAway = false
+    this.#host.back(isAnswering)
+  }
+
+  #failed (error: unknown): void {
+    if (this.#isClosed) return
+    if ((error as { code?: unknown } | undefined)?.code === 'FST_STREAM_CLOSED') return this.#host.ended()
+    // Whoever publishes meanwhile learns by himself that the broker is not there.
+    this.#stopWaiting()
+    if (!this.#isAway) {
+      this.#isAway = true
+      this.#host.away(error)
+    }
+    // All wait together: what many ask for when it comes back is asked once.
+    this.#pause ??= new Promise(resolve => {
+      setTimeout(() => {
+        this.#pause = undefined
+        resolve()
+      }, this.#retryTime * (0.5 + Math.random() / 2)).unref()
+      this.#retryTime = Math.min(retryTimes[1], this.#retryTime * 2)
+    })
   }
 
   #noteKey ({ key, stored }: Frame): void {
@@ -461,7 +520,7 @@ export class Feed implements Tail {
   }
 
   #lose (id: EventId): void {
-    if (this.#broker.compare(id, this.#lost) > 0) this.#lost = id
+    if (this.isAfter(id, this.#lost)) this.#lost = id
   }
 }
 

@@ -8,6 +8,7 @@ import { onAbort } from '../stream/shared-listener.ts'
 import type { ChannelItem, EventChannel } from './channel.ts'
 import type { Cursor, LagPolicy, Subscriber } from './cursor.ts'
 import type { Batch, Gap } from './frame.ts'
+import { parsePositions } from './position.ts'
 import { passes, startOf } from './reading.ts'
 
 interface Waiting {
@@ -34,7 +35,7 @@ export class ChannelIterator implements AsyncIterableIterator<ChannelItem>, Subs
     this.#channel = channel
     this.#filter = filter
     this.#cursor = channel.follow(this)
-    void this.#cursor.start(startOf(channel.tag, after === '' ? undefined : after, replay))
+    void this.#cursor.start(startOf(channel.tag, after === undefined || after === '' ? undefined : parsePositions(after), replay))
     if (signal !== undefined) this.#forgetSignal = onAbort(signal, () => { void this.return() })
   }
 

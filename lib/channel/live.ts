@@ -58,12 +58,12 @@ class ChannelReader implements LiveReader, Subscriber {
     this.#filter = filter
     this.#request = target.request
     this.#toStart = channels.length
-    const brought = parsePositions(lastEventId ?? '')
+    const brought = lastEventId === undefined ? undefined : parsePositions(lastEventId)
     this.#parts = channels.map(channel => {
-      const id = brought.get(channel.tag)
+      const id = brought?.get(channel.tag)
       return { channel, cursor: channel.follow(this), position: id === undefined ? undefined : formatPosition(id, channel.tag), gap: undefined }
     })
-    for (const { cursor, channel } of this.#parts) void cursor.start(startOf(channel.tag, lastEventId, replay))
+    for (const { cursor, channel } of this.#parts) void cursor.start(startOf(channel.tag, brought, replay))
   }
 
   get isFiltered (): boolean {

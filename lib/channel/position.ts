@@ -22,12 +22,13 @@ export function joinPositions (positions: string[]): string {
   return positions.join(',')
 }
 
-/** The ids of what a client brings, by the tags of their channels. What is ill-formed is left out. */
+/** The ids of what a client brings, by the tags of their channels; none when a part is ill-formed, or there twice. */
 export function parsePositions (text: string): Map<string, EventId> {
   const ids = new Map<string, EventId>()
   for (const part of text.split(',')) {
-    const match = form.exec(part)
-    if (match !== null && !keywords.has(match[1] as string)) ids.set(match[2] as string, match[1] as string)
+    const [, id = '', tag = ''] = form.exec(part) ?? []
+    if (id === '' || keywords.has(id) || ids.has(tag)) return new Map()
+    ids.set(tag, id)
   }
   return ids
 }

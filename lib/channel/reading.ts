@@ -2,21 +2,21 @@
  * What a stream and an iterator ask of a channel in the same way.
  */
 import type { FastifyRequest } from 'fastify'
+import type { EventId } from '../brokers/broker.ts'
 import { FST_STREAM_INVALID_OPTION, kindOf } from '../errors.ts'
 import type { ReadOptions } from '../options.ts'
 import { ignoreRejection, isPromiseLike } from '../stream/promise-like.ts'
 import type { Start } from './cursor.ts'
 import type { Frame } from './frame.ts'
-import { parsePositions } from './position.ts'
 
-/** Where to start in the channel of a tag: at `position` ('' for one that cannot be read), else as `replay` says. */
-export function startOf (tag: string, position: string | undefined, replay: ReadOptions['replay']): Start {
-  if (position !== undefined) {
-    const from = parsePositions(position).get(tag)
+/** Where to start in the channel of a tag: at the position among those that were brought, if any were, else as `replay` says. */
+export function startOf (tag: string, brought: Map<string, EventId> | undefined, replay: ReadOptions['replay']): Start {
+  if (brought !== undefined) {
+    const from = brought.get(tag)
     return from === undefined ? { from: 'earliest', isUnknown: true } : { from }
   }
   if (replay === undefined) return { from: 'live' }
-  return replay === 'all' ? { from: 'earliest' } : { count: replay }
+  return { from: replay === 'all' ? 'earliest' : replay }
 }
 
 /** Asks a filter, if there is one, about what clients dispatch. Throws what it throws, and FST_STREAM_INVALID_OPTION for one that is async. */

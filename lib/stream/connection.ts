@@ -186,6 +186,8 @@ export class Connection {
     const response = this.#response
     if (isHttp2(response) || response.socket === null) return
     while (response.socket.writableCorked > 0) response.socket.uncork()
+    // 'drain' comes in a later tick.
+    if (this.#blocked && response.writableLength === 0) this.#onDrain()
   }
 
   /** Ends the body properly once everything that waits was handed over. */

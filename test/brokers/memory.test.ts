@@ -3,6 +3,8 @@ import t from 'tap'
 import { brokerContract } from '../fixtures/broker-contract.ts'
 import { fakeClock } from '../fixtures/clock.ts'
 import { FaultyBroker } from '../fixtures/faulty-broker.ts'
+import { PlainBroker } from '../fixtures/plain-broker.ts'
+import { tailOf } from '../fixtures/tail.ts'
 import { memoryBroker, type Broker, type EventId, type History, type Stored } from '../../lib/index.ts'
 
 brokerContract(t, 'a memory broker', () => ({ broker: memoryBroker() }))
@@ -10,6 +12,11 @@ brokerContract(t, 'a memory broker', () => ({ broker: memoryBroker() }))
 brokerContract(t, 'a memory broker behind a bad line', (t, random) => {
   const broker = new FaultyBroker(random, { delay: 0.3, duplicate: 0.2, reorder: 0.2, drop: 0.1, fail: 0, disrupt: 0.1 })
   return { broker, wipe: () => broker.wipe(random.chance(0.5)) }
+})
+
+brokerContract(t, 'the plainest broker', () => {
+  const broker = new PlainBroker()
+  return { broker, wipe: () => { broker.wipe() }, copy: () => broker.copy() }
 })
 
 const history = (bounds: Partial<History>): History => ({ events: 256, bytes: 1_048_576, age: 300_000, ...bounds })
@@ -143,7 +150,7 @@ t.test('a log that is followed is not forgotten until it no longer is', async t 
   const clock = fakeClock(t)
   const broker = memoryBroker()
   const told: Stored[] = []
-  const untail = await broker.tail('a', { event: event => { told.push(event) }, disrupted: () => {} })
+  const untail = await broker.tail('a', tailOf(event => { told.push(event) }))
   const id = await broker.publish('a', 'x')
   await clock.tickAsync(1_000_000)
   t.equal((await broker.read('a', 'live', 1)).head, id)
@@ -186,9 +193,9 @@ t.test('the ids of two brokers are never the same, and not valid for the other',
 
 t.test('an end of a tail after close() does nothing', async t => {
   const broker = memoryBroker()
-  const untail = await broker.tail('a', { event: () => t.fail('told'), disrupted: () => t.fail('disrupted') })
+  const untail = await broker.tail('a', tailOf(() => t.fail('told'), { disrupted: () => t.fail('disrupted') }))
   await broker.close()
   await untail()
   await broker.close()
-  await t.rejects(broker.publish('a', 'x'), { code: 'FST_STREAM_BROKER_UNAVAILABLE', statusCode: 503, message: 'The broker is unavailable: it is closed' })
+  await t.rejects(broker.publish('a', 'x'), { code: 'FST_STREAM_CLOSED' })
 })

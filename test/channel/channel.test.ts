@@ -3,11 +3,13 @@ import v8 from 'node:v8'
 import vm from 'node:vm'
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
+import { request } from 'undici'
 import { Channels } from '../../lib/channel/channels.ts'
+import { FST_STREAM_BROKER_UNAVAILABLE } from '../../lib/errors.ts'
 import { eventually, fakeClock, settles, turn } from '../fixtures/clock.ts'
 import { open } from '../fixtures/raw.ts'
 import { serve } from '../fixtures/server.ts'
-import streaming, { memoryBroker, type Channel, type ChannelItem, type ChannelOptions, type StreamingOptions } from '../../lib/index.ts'
+import streaming, { memoryBroker, type Broker, type Channel, type ChannelItem, type ChannelOptions, type StreamingOptions } from '../../lib/index.ts'
 
 /** `app.streaming` of an app that need not listen. */
 async function start (t: Test, options: StreamingOptions = {}) {
@@ -309,14 +311,28 @@ t.test('a rejected publish that nobody awaits cannot kill the process, and is lo
 })
 
 t.test('a broker that is down rejects publishes, with and without subscribers, and is logged at warn', async t => {
-  const broker = memoryBroker()
+  const down = async () => { throw new FST_STREAM_BROKER_UNAVAILABLE('no answer') }
+  const broker = Object.assign(Object.create(memoryBroker()) as Broker, { publish: down, read: down, tail: down })
   const { app, logged } = await serve(t, () => '', { streaming: { broker } })
-  await broker.close()
   const news = app.streaming.channel('news')
-  await t.rejects(news.publish('x'), { code: 'FST_STREAM_BROKER_UNAVAILABLE' })
+  await t.rejects(news.publish('x'), { code: 'FST_STREAM_BROKER_UNAVAILABLE', statusCode: 503, message: 'The broker is unavailable: no answer' })
   news.subscribe()
   await t.rejects(news.publish('x'), { code: 'FST_STREAM_BROKER_UNAVAILABLE' })
   t.match(await logged('publish failed', 2), { level: 40, err: { code: 'FST_STREAM_BROKER_UNAVAILABLE' } })
+  t.match(await logged('the broker gives no answer: subscribers wait'), { level: 40, err: { code: 'FST_STREAM_BROKER_UNAVAILABLE' } })
+})
+
+t.test('a broker that its owner closes ends streams', async t => {
+  const broker = memoryBroker()
+  const { port, app } = await serve(t, (_request, reply) => reply.sse(app.streaming.channel('news')), { streaming: { broker } })
+  const { body } = await request(`http://127.0.0.1:${port}/`)
+  const text = body.text()
+  await eventually(() => app.streaming.stats().subscribers === 1)
+  await app.streaming.channel('news').publish('last')
+  await broker.close()
+  t.match(await text, /data: last\n\n$/)
+  t.equal(app.streaming.stats().closed.closed, 1)
+  await t.rejects(app.streaming.channel('news').publish('x'), { code: 'FST_STREAM_CLOSED' })
 })
 
 t.test('app.close() ends channels: iterators are done, and everything else is FST_STREAM_CLOSED', async t => {
@@ -461,7 +477,7 @@ t.test('stats() counts channels that are in use, subscribers, gaps, and frames a
 t.test('a channel that nobody holds, and that keeps nothing, is forgotten', async t => {
   v8.setFlagsFromString('--expose-gc')
   const collect = vm.runInNewContext('gc') as () => void
-  const channels = new Channels(undefined, JSON.stringify, () => {})
+  const channels = new Channels(undefined, JSON.stringify)
   t.teardown(() => channels.close())
   let collected = 0
   const registry = new FinalizationRegistry(() => { collected++ })
@@ -481,7 +497,7 @@ t.test('a channel that nobody holds, and that keeps nothing, is forgotten', asyn
 t.test('a name is not forgotten when a closed channel of that name is', async t => {
   v8.setFlagsFromString('--expose-gc')
   const collect = vm.runInNewContext('gc') as () => void
-  const channels = new Channels(undefined, JSON.stringify, () => {})
+  const channels = new Channels(undefined, JSON.stringify)
   t.teardown(() => channels.close())
   let collected = 0
   const registry = new FinalizationRegistry(() => { collected++ })

@@ -2,9 +2,10 @@ import '../fixtures/guard.ts'
 import t, { type Test } from 'tap'
 import { Channels } from '../../lib/channel/channels.ts'
 import { Cursor, type LagPolicy, type Start, type Subscriber } from '../../lib/channel/cursor.ts'
-import { Feed } from '../../lib/channel/feed.ts'
+import { Feed, type FeedHost } from '../../lib/channel/feed.ts'
 import type { Batch, Gap } from '../../lib/channel/frame.ts'
 import { deferred, eventually, fakeClock, settles, turn } from '../fixtures/clock.ts'
+import { tailOf } from '../fixtures/tail.ts'
 import { memoryBroker, type Broker, type ChannelItem, type History, type Stored, type Tail } from '../../lib/index.ts'
 
 /** A memory broker of which a test may replace what it likes. */
@@ -22,13 +23,14 @@ function brokerWith (own: (inner: Broker) => Partial<Broker> = () => ({})): Brok
   }
 }
 
+const noHost: FeedHost = { emptied () {}, away () {}, back () {}, ended () {} }
 const defaults: History = { events: 256, bytes: 1_048_576, age: 300_000 }
 
 /** A feed that is open, and what publishes to it. */
 async function openFeed (t: Test, history: Partial<History> = {}, broker = memoryBroker()) {
   const bounds = { ...defaults, ...history }
   let emptied = 0
-  const feed = new Feed(broker, 'news', 'Gfug6Z', bounds, () => { emptied++ })
+  const feed = new Feed(broker, 'news', 'Gfug6Z', bounds, { ...noHost, emptied: () => { emptied++ } })
   t.teardown(() => { feed.close() })
   await feed.opened
   return { feed, broker, publish: (data: string) => broker.publish('news', `\ndata: ${data}\n`, { history: bounds }), emptied: () => emptied }
@@ -294,7 +296,7 @@ t.test('a feed outlives its last subscriber by 30 seconds; then its tail ends', 
       return async () => { untailed++; await untail() }
     }
   }))
-  const channels = new Channels(broker, JSON.stringify, () => {})
+  const channels = new Channels(broker, JSON.stringify)
   const news = channels.channel('news', undefined)
   const clock = fakeClock(t)
   const first = news.subscribe()
@@ -338,7 +340,7 @@ t.test('a tail that is there only after its feed has closed is ended, and one th
       }
     }
   }))
-  const news = new Channels(broker, JSON.stringify, () => {}).channel('news', undefined)
+  const news = new Channels(broker, JSON.stringify).channel('news', undefined)
   const iterator = news.subscribe()
   await turn(2)
   news.close()
@@ -366,7 +368,7 @@ t.test('a feed that closes while the log is read does nothing any more', async t
         return page
       }
     }))
-    const channels = new Channels(broker, JSON.stringify, () => {})
+    const channels = new Channels(broker, JSON.stringify)
     const news = channels.channel('news', undefined)
     const iterator = news.subscribe({ replay: hold === 'earliest' ? 'all' : hold === 'live' ? 3 : undefined })
     await turn(2)
@@ -393,7 +395,7 @@ t.test('a broker that is down is asked after 100 ms, and then after up to 5 seco
   const clock = fakeClock(t)
   // The longest pause each time.
   const random = t.capture(Math, 'random', () => 1)
-  const channels = new Channels(broker, JSON.stringify, () => {})
+  const channels = new Channels(broker, JSON.stringify)
   const news = channels.channel('news', undefined)
   const iterator = news.subscribe()
   await turn()
@@ -422,7 +424,7 @@ t.test('a broker that fails after the feed has closed is asked no more', async t
   const answer = deferred()
   let asked = 0
   const broker = brokerWith(() => ({ tail: async () => { asked++; await answer.promise; throw new Error('down') } }))
-  const channels = new Channels(broker, JSON.stringify, () => {})
+  const channels = new Channels(broker, JSON.stringify)
   channels.channel('news', undefined).subscribe()
   await turn()
   await channels.close()
@@ -440,7 +442,7 @@ t.test('what is told while the log is read is in its place afterwards, and what 
       return page
     }
   }))
-  const channels = new Channels(broker, JSON.stringify, () => {})
+  const channels = new Channels(broker, JSON.stringify)
   t.teardown(() => channels.close())
   const iterator = channels.channel('news', undefined).subscribe()
   await turn(2)
@@ -470,7 +472,7 @@ t.test('more than a thousand events that are told while the log is read are read
     }
   }))
   const history = { ...defaults, events: 10_000 }
-  const channels = new Channels(broker, JSON.stringify, () => {})
+  const channels = new Channels(broker, JSON.stringify)
   t.teardown(() => channels.close())
   const iterator = channels.channel('news', { history }).subscribe()
   t.same(await take(iterator, 1), ['position'])
@@ -492,10 +494,10 @@ t.test('a resync that finds what was missed goes on without a gap, and one that 
   const broker = brokerWith(inner => ({
     tail: async (channel, own) => {
       tail = own
-      return await inner.tail(channel, { event: event => { told.push(event) }, disrupted: () => {} })
+      return await inner.tail(channel, tailOf(event => { told.push(event) }))
     }
   }))
-  const channels = new Channels(broker, JSON.stringify, () => {})
+  const channels = new Channels(broker, JSON.stringify)
   t.teardown(() => channels.close())
   const iterator = channels.channel('news', undefined).subscribe()
   t.same(await take(iterator, 1), ['position'])
@@ -521,7 +523,7 @@ t.test('an event that waits in the buffer and does not follow what was read make
   const broker = brokerWith(inner => ({
     tail: async (channel, own) => {
       tail = own
-      return await inner.tail(channel, { event: event => { told.push(event) }, disrupted: () => {} })
+      return await inner.tail(channel, tailOf(event => { told.push(event) }))
     },
     read: async (channel, from, limit) => {
       const page = await inner.read(channel, from, limit)
@@ -529,7 +531,7 @@ t.test('an event that waits in the buffer and does not follow what was read make
       return page
     }
   }))
-  const channels = new Channels(broker, JSON.stringify, () => {})
+  const channels = new Channels(broker, JSON.stringify)
   t.teardown(() => channels.close())
   const iterator = channels.channel('news', undefined).subscribe()
   t.same(await take(iterator, 1), ['position'])
@@ -567,7 +569,7 @@ t.test('a broker that is disrupted while publishes wait for the feed to open is 
       return await published
     }
   }))
-  const feed = new Feed(broker, 'news', 'Gfug6Z', defaults, () => {})
+  const feed = new Feed(broker, 'news', 'Gfug6Z', defaults, noHost)
   t.teardown(() => { feed.close() })
   await turn()
   // Publishes of this process wait until the feed is open.
@@ -586,10 +588,10 @@ t.test('one that had seen everything when the link broke was not slow: it is tol
     const broker = brokerWith(inner => ({
       tail: async (channel, own) => {
         tail = own
-        return await inner.tail(channel, { event: event => { if (!isDown) own.event(event) }, disrupted: () => {} })
+        return await inner.tail(channel, tailOf(event => { if (!isDown) own.event(event) }))
       }
     }))
-    const channels = new Channels(broker, JSON.stringify, () => {})
+    const channels = new Channels(broker, JSON.stringify)
     t.teardown(() => channels.close())
     const news = channels.channel('news', { history: { events: 2 } })
     const iterator = news.subscribe({ lag })
@@ -621,11 +623,9 @@ t.test('replay of the newest n is told over when the channel closes meanwhile', 
     }
   }))
   const { feed } = await openFeed(t, {}, broker)
-  const counting = feed.before(3)
-  const client = new Client(feed, { count: 3 })
+  const client = new Client(feed, { from: 3 })
   feed.close()
   answer.resolve()
-  t.equal(await counting, undefined)
   await turn(2)
   t.same(client.told, ['closed'])
   t.equal(feed.isClosed, true)
@@ -692,7 +692,7 @@ t.test('a subscriber of lag latest that leaves, or has no more room, while it sk
   t.same(narrow.told, ['started'])
   const numbers = narrow.data.map(Number)
   t.same(numbers, [...numbers].sort((a, b) => a - b))
-  t.same(numbers.slice(-200), Array.from({ length: 200 }, (_, i) => 800 + i))
+  t.same(numbers, Array.from({ length: 200 }, (_, i) => 800 + i), 'what is superseded is skipped, also after a pause')
   const { length } = leaving.data
   await turn(5)
   t.equal(leaving.data.length, length)
@@ -746,7 +746,7 @@ t.test('a subscriber of lag latest that leaves, or whose feed closes, while the 
 t.test('a subscriber of lag latest is told of what was trimmed before this process has heard of it', async t => {
   let isDown = false
   const broker = brokerWith(inner => ({
-    tail: async (channel, tail) => await inner.tail(channel, { event: event => { if (!isDown) tail.event(event) }, disrupted: () => {} })
+    tail: async (channel, tail) => await inner.tail(channel, tailOf(event => { if (!isDown) tail.event(event) }))
   }))
   const { feed } = await openFeed(t, {}, broker)
   const publish = async (data: string) => await broker.publish('news', `1\nkdata: ${data}\n`, { history: { ...defaults, events: 2 } })
@@ -777,11 +777,11 @@ t.test('a subscriber of lag latest is told of what was trimmed before this proce
 t.test('a broker that is disrupted while the feed opens is read again before anybody starts or publishes', async t => {
   const opened = deferred()
   const tails: Tail[] = []
-  const reads: string[] = []
+  const reads: unknown[] = []
   const broker = brokerWith(inner => ({
     tail: async (channel, tail) => {
       tails.push(tail)
-      return await inner.tail(channel, { event: () => {}, disrupted: () => {} })
+      return await inner.tail(channel, tailOf(() => {}))
     },
     read: async (channel, from, limit) => {
       reads.push(from)
@@ -790,7 +790,7 @@ t.test('a broker that is disrupted while the feed opens is read again before any
       return page
     }
   }))
-  const feed = new Feed(broker, 'news', 'Gfug6Z', defaults, () => {})
+  const feed = new Feed(broker, 'news', 'Gfug6Z', defaults, noHost)
   t.teardown(() => { feed.close() })
   const client = new Client(feed)
   feed.whenOpen(() => { reads.push('published') })
@@ -813,7 +813,7 @@ t.test('a subscriber that publishes while missed events are delivered gets every
   const broker = brokerWith(inner => ({
     tail: async (channel, own) => {
       tail = own
-      return await inner.tail(channel, { event: event => { if (!isDown) own.event(event) }, disrupted: () => {} })
+      return await inner.tail(channel, tailOf(event => { if (!isDown) own.event(event) }))
     },
     read: async (...args) => {
       await turn()
@@ -841,7 +841,7 @@ t.test('a log that is ahead of what was told is read, without asking again and a
   let reads = 0
   let isDown = false
   const broker = brokerWith(inner => ({
-    tail: async (channel, own) => await inner.tail(channel, { event: event => { if (!isDown) own.event(event) }, disrupted: () => {} }),
+    tail: async (channel, own) => await inner.tail(channel, tailOf(event => { if (!isDown) own.event(event) })),
     read: async (...args) => {
       reads++
       return await inner.read(...args)
@@ -867,7 +867,7 @@ t.test('a reader that is ahead of its feed waits until that is told', async t =>
   let reads = 0
   let isDown = false
   const broker = brokerWith(inner => ({
-    tail: async (channel, own) => await inner.tail(channel, { event: event => { if (!isDown) own.event(event) }, disrupted: () => {} }),
+    tail: async (channel, own) => await inner.tail(channel, tailOf(event => { if (!isDown) own.event(event) })),
     read: async (...args) => {
       const page = await inner.read(...args)
       // The first read is that of the reader, the second that of the feed.
@@ -925,4 +925,221 @@ t.test('a subscriber that leaves, or whose feed closes, while a page is read is 
     t.equal(client.data.length, length)
     t.same(client.told, end === 'leave' ? ['started'] : ['started', 'closed'])
   }
+})
+
+t.test('a subscriber of lag latest that stops in the middle gets what comes meanwhile without a key, and the newest of each key', async t => {
+  const bounds = { ...defaults, events: 300, bytes: 1e9 }
+  const { feed, broker } = await openFeed(t, bounds)
+  const publish = async (data: string, key = '') => {
+    await broker.publish('news', `${key === '' ? '' : key.length}\n${key}data: ${data.padEnd(1000)}\n`, { history: bounds })
+  }
+  const client = new Client(feed)
+  client.lag = 'latest'
+  client.hasRoom = false
+  for (let i = 0; i < 1000; i++) {
+    await publish(String(i), `k${i % 200}`)
+    if (i % 50 === 0) await turn()
+  }
+  const firstBatch = deferred()
+  client.onDeliver = () => {
+    client.hasRoom = false
+    firstBatch.resolve()
+  }
+  client.hasRoom = true
+  await firstBatch.promise
+  client.onDeliver = () => {}
+  await publish('unkeyed')
+  await publish('new 999', 'k199')
+  client.hasRoom = true
+  await eventually(() => client.data.at(-1)?.trim() === 'new 999')
+  const data = client.data.map(text => text.trim())
+  t.same(data, [...Array.from({ length: 199 }, (_, i) => `${800 + i}`), 'unkeyed', 'new 999'])
+  t.same(client.told, ['started'], 'nothing was lost')
+})
+
+t.test('a subscriber of lag latest that stops in the middle and leaves while it reads on is given nothing else', async t => {
+  const bounds = { ...defaults, events: 300, bytes: 1e9 }
+  const answer = deferred()
+  let isHeld = false
+  let held = 0
+  const broker = brokerWith(inner => ({
+    read: async (channel, from, limit) => {
+      const page = await inner.read(channel, from, limit)
+      if (isHeld) {
+        held++
+        await answer.promise
+      }
+      return page
+    }
+  }))
+  const { feed } = await openFeed(t, bounds, broker)
+  const client = new Client(feed)
+  client.lag = 'latest'
+  client.hasRoom = false
+  for (let i = 0; i < 1000; i++) {
+    const key = `k${100 + i % 200}`
+    await broker.publish('news', `4\n${key}data: ${String(i).padEnd(1000)}\n`, { history: bounds })
+    if (i % 50 === 0) await turn()
+  }
+  client.onDeliver = () => {
+    isHeld = true
+    client.hasRoom = false
+  }
+  client.hasRoom = true
+  await eventually(() => isHeld)
+  client.hasRoom = true
+  await eventually(() => held === 1)
+  client.leave()
+  answer.resolve()
+  await turn(5)
+  t.equal(client.batches.length, 1)
+})
+
+t.test('a subscriber of lag latest that stops in the middle and leaves without room is given nothing else', async t => {
+  const bounds = { ...defaults, events: 300, bytes: 1e9 }
+  const { feed, broker } = await openFeed(t, bounds)
+  const client = new Client(feed)
+  client.lag = 'latest'
+  client.hasRoom = false
+  for (let i = 0; i < 1000; i++) {
+    await broker.publish('news', `4\nk${100 + i % 200}data: ${String(i).padEnd(1000)}\n`, { history: bounds })
+    if (i % 50 === 0) await turn()
+  }
+  client.onDeliver = () => { client.hasRoom = false }
+  client.hasRoom = true
+  await eventually(() => client.batches.length === 1)
+  client.leave()
+  await turn(5)
+  t.equal(client.batches.length, 1)
+})
+
+t.test('a subscriber of lag latest that falls out once more while it has no room is told once more', async t => {
+  const bounds = { ...defaults, events: 300, bytes: 1e9 }
+  const { feed, broker } = await openFeed(t, bounds)
+  const publish = async (from: number, to: number) => {
+    for (let i = from; i < to; i++) {
+      await broker.publish('news', `\ndata: ${String(i).padEnd(1000)}\n`, { history: bounds })
+      if (i % 50 === 0) await turn()
+    }
+  }
+  const client = new Client(feed)
+  client.lag = 'latest'
+  client.hasRoom = false
+  await broker.publish('news', `1\nkdata: ${'key'.padEnd(1000)}\n`, { history: bounds })
+  for (const [from, to] of [[0, 1000], [1000, 2000]] as const) {
+    await publish(from, to)
+    for (let i = 0; i < 200; i++) await broker.publish('news', `4\nk${100 + i}data: ${String(to + i).padEnd(1000)}\n`, { history: bounds })
+    if (to === 1000) {
+      client.onDeliver = () => { client.hasRoom = false }
+      client.hasRoom = true
+      await turn(10)
+      client.onDeliver = () => {}
+    }
+  }
+  client.hasRoom = true
+  await eventually(() => client.data.at(-1)?.trim() === '2199')
+  t.match(client.told, ['started', { reason: 'slow' }, { reason: 'slow' }])
+  const numbers = client.data.map(Number)
+  t.same(numbers.slice(-200), Array.from({ length: 200 }, (_, i) => 2000 + i))
+  t.same(numbers, [...numbers].sort((a, b) => a - b))
+})
+
+t.test('a replay of the newest ten of 5000 events reads only these', async t => {
+  const bounds = { ...defaults, events: 5000, bytes: 1e9 }
+  const read: unknown[] = []
+  const broker = brokerWith(inner => ({
+    read: async (channel, from, limit) => {
+      const page = await inner.read(channel, from, limit)
+      read.push(page.events.length)
+      return page
+    }
+  }))
+  const { feed, publish } = await openFeed(t, bounds, broker)
+  for (let i = 0; i < 5000; i++) await publish(String(i))
+  await turn()
+  const client = new Client(feed, { from: 10 })
+  const others = Array.from({ length: 100 }, () => new Client(feed, { from: 10 }))
+  await eventually(() => client.data.length === 10)
+  t.same(client.data, Array.from({ length: 10 }, (_, i) => `${4990 + i}`))
+  for (const other of others) t.same(other.data, client.data)
+  t.same(read, [0, 10], 'once for all')
+})
+
+t.test('publishers do not wait for a broker that never says whether it listens', async t => {
+  for (const silent of ['tail', 'read'] as const) {
+    const broker = brokerWith(() => ({ [silent]: async () => await new Promise<never>(() => {}) }))
+    const channels = new Channels(broker, JSON.stringify)
+    t.teardown(() => channels.close())
+    const clock = fakeClock(t)
+    const news = channels.channel('news', undefined)
+    const iterator = news.subscribe()
+    const published = [news.publish('1'), news.publish('2')]
+    await clock.tickAsync(999)
+    t.equal(await settles(Promise.race(published)), false)
+    await clock.tickAsync(1)
+    const ids = await Promise.all(published)
+    t.equal(ids.length, 2)
+    await news.publish('3')
+    await iterator.return?.()
+    clock.uninstall()
+  }
+})
+
+t.test('a broker that gives no answer is logged once, and once more when it does, whatever the number of channels', async t => {
+  let isDown = true
+  const reads: string[] = []
+  const broker = brokerWith(inner => ({
+    tail: async (channel, tail) => {
+      if (isDown) throw new Error('no answer')
+      return await inner.tail(channel, tail)
+    },
+    read: async (channel, from, limit) => {
+      reads.push(`${channel} ${from}`)
+      if (isDown) throw new Error('no answer')
+      return await inner.read(channel, from, limit)
+    }
+  }))
+  const logged: unknown[] = []
+  const channels = new Channels(broker, JSON.stringify, {
+    info: message => { logged.push(message) },
+    warn: (details, message) => { logged.push({ ...details, message }) }
+  })
+  t.teardown(() => channels.close())
+  const clock = fakeClock(t)
+  const iterators = ['a', 'b', 'c'].map(name => channels.channel(name, undefined).subscribe())
+  await clock.tickAsync(20_000)
+  t.match(logged, [{ err: { message: 'no answer' }, message: 'the broker gives no answer: subscribers wait' }])
+  channels.channel('c', undefined).close()
+  isDown = false
+  await clock.tickAsync(5000)
+  t.same(logged.slice(1), ['the broker answers again'])
+  for (const iterator of iterators.slice(0, 2)) t.match(await iterator.next(), { value: { type: 'position' } })
+  // One that has all, and whose log is not answered for, is read for again by one.
+  isDown = true
+  const late = Array.from({ length: 50 }, () => channels.channel('a', undefined).subscribe({ replay: 'all' }))
+  reads.length = 0
+  await clock.tickAsync(20_000)
+  t.ok(reads.length > 3 && reads.length < 15, `${reads.length} reads`)
+  t.equal(logged.length, 3)
+  for (const iterator of late) await iterator.return?.()
+  reads.length = 0
+  await clock.tickAsync(20_000)
+  t.ok(reads.length <= 1, 'nobody waits for it')
+  channels.channel('a', undefined).close()
+  t.equal(logged.length, 3, 'whether it answers is not known')
+})
+
+t.test('a broker that its owner closes ends those who follow, and those who come later', async t => {
+  const broker = brokerWith()
+  const channels = new Channels(broker, JSON.stringify)
+  t.teardown(() => channels.close())
+  const news = channels.channel('news', undefined)
+  const iterator = news.subscribe()
+  await iterator.next()
+  const next = iterator.next()
+  await broker.close()
+  t.same(await next, { done: true, value: undefined })
+  const late = news.subscribe({ replay: 'all' })
+  t.same(await late.next(), { done: true, value: undefined })
+  t.equal(news.size, 0)
 })

@@ -8,7 +8,7 @@ import { type Broker, type ChannelItem, type History, type StreamGapMessage } fr
 
 /** A channel of its own. */
 function open (t: Test, history?: Partial<History>, broker?: Broker) {
-  const channels = new Channels(broker, JSON.stringify, () => {})
+  const channels = new Channels(broker, JSON.stringify)
   t.teardown(() => channels.close())
   return channels.channel('news', { history })
 }

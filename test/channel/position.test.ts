@@ -20,14 +20,16 @@ t.test('positions are found by their tags, in any order', async t => {
   t.same([...parsePositions(`${'x'.repeat(56)}.______`)], [['______', 'x'.repeat(56)]])
 })
 
-t.test('what is ill-formed is left out, and the rest is used', async t => {
+t.test('what is ill-formed anywhere, or names a channel twice, is no position at all', async t => {
   for (const text of [
     '', '.', ',', '1', '1.', '.Gfug6Z', '1.Gfug6', '1.Gfug6Zx', '1.Gfug6!', '1_.Gfug6Z', ' 1.Gfug6Z', '1.Gfug6Z ', '1.Gfug6Z\n', '1\0.Gfug6Z', '1.2.Gfug6Z',
     `${'x'.repeat(57)}.Gfug6Z`, 'é.Gfug6Z'
   ]) {
     t.same([...parsePositions(text)], [], text)
-    t.same([...parsePositions(`${text},2-b.7EUHhu`)], [['7EUHhu', '2-b']], text)
+    t.same([...parsePositions(`${text},2-b.7EUHhu`)], [], text)
+    t.same([...parsePositions(`2-b.7EUHhu,${text}`)], [], text)
   }
+  t.same([...parsePositions('1-a.Gfug6Z,2-b.7EUHhu,1-a.Gfug6Z')], [])
 })
 
 t.test('the words that brokers are asked with are no positions', async t => {

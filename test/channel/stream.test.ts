@@ -408,12 +408,12 @@ t.test('one position in a list of two is a gap of the other; the gaps of several
   const n1 = await news.publish('n1')
   const n2 = await news.publish('n2')
   one.destroy()
-  const both = await follow({ headers: [`Last-Event-ID: ${n0},nonsense`] })
+  const both = await follow({ headers: [`Last-Event-ID: ${n0},1-000000000000.7EUHhu`] })
   await both.until('data: s0')
   t.equal(bodyOf(both).replace(/id: \S+\ndata: (n2|s0)\n\n/g, ''),
-    // Until it is told of its gap, a channel keeps the part that the client has: here, none.
-    `event: gap\nid: ${n1}\ndata: {"reason":"trimmed","channel":"news","after":"${n0}"}\n\n` +
-    `event: gap\nid: ${n1},${birth}\ndata: {"reason":"unknown","channel":"sport","after":null}\n\n`)
+    // Until it is told of its gap, a channel keeps the part that the client has.
+    `event: gap\nid: ${n1},1-000000000000.7EUHhu\ndata: {"reason":"trimmed","channel":"news","after":"${n0}"}\n\n` +
+    `event: gap\nid: ${n1},${birth}\ndata: {"reason":"unknown","channel":"sport","after":"1-000000000000.7EUHhu"}\n\n`)
   t.match(bodyOf(both), `id: ${n2},${birth}\ndata: n2\n\n`)
 })
 
@@ -835,4 +835,14 @@ t.test('a stream that waits behind a pipelined reply gets what is published mean
   t.equal(client.received, '')
   first.resolve()
   await client.until('data: meanwhile\n\n')
+})
+
+t.test('a burst of 300 KB in one turn, with a history of one event, reaches a client that reads, whole', async t => {
+  const { news, follow } = await channelServer(t, { history: { events: 1 } })
+  const client = await follow()
+  await client.until('event: position')
+  const ids = await Promise.all(Array.from({ length: 300 }, (_, i) => news.publish(`${i} ${'x'.repeat(1000)}`)))
+  await client.until('\ndata: 299 ')
+  t.same([...bodyOf(client).matchAll(/id: (\S+)\ndata: \d/g)].map(([, id]) => id), ids)
+  t.notMatch(bodyOf(client), 'event: gap')
 })
