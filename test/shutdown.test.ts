@@ -11,7 +11,7 @@ import t from 'tap'
 import { Agent, request as send } from 'undici'
 import { deferred, eventually, fakeClock, turn } from './fixtures/clock.ts'
 import { connect, dechunk, fetchRaw, open, requestText } from './fixtures/raw.ts'
-import { serve, type ServeOptions } from './fixtures/server.ts'
+import { needsDrain, serve, type ServeOptions } from './fixtures/server.ts'
 import { cert, key } from './fixtures/tls.ts'
 import streaming, { type EventStream, type StreamOutcome, type StreamWriter } from '../lib/index.ts'
 
@@ -73,10 +73,10 @@ async function openWriter (t: Test, options: ServeOptions = {}) {
 }
 
 /** Fills a connection up to the last buffer; resolves when the socket takes no more. */
-async function stall (client: { socket: net.Socket }, raw: { writableNeedDrain: boolean }, write: () => unknown): Promise<void> {
+async function stall (client: { socket: net.Socket }, raw: Parameters<typeof needsDrain>[0], write: () => unknown): Promise<void> {
   client.socket.pause()
   void write()
-  await eventually(() => raw.writableNeedDrain)
+  await eventually(() => needsDrain(raw))
 }
 
 /** Milliseconds that `work` took, without those in which this thread was ready and other processes had the processors: a quiet machine has none. */
@@ -102,7 +102,7 @@ t.test('1000 open streams, some of them stalled, close within a second', async t
     const { raw } = reply
     const whenFull = async () => {
       let turns = 0
-      await eventually(() => (turns = raw.writableNeedDrain ? turns + 1 : 0) > 10)
+      await eventually(() => (turns = needsDrain(raw) ? turns + 1 : 0) > 10)
       full++
     }
     switch (request.headers['x-body']) {
@@ -346,7 +346,7 @@ t.test('writers', async t => {
   })
 
   t.test('that have ended, but whose client has not taken the rest, are cut after the grace: shutdown', async t => {
-    let raw!: { writableNeedDrain: boolean }
+    let raw!: Parameters<typeof needsDrain>[0]
     const go = deferred()
     const { app, port, outcome } = await serve(t, (request, reply) => reply.streamWriter(async writer => {
       raw = reply.raw
@@ -356,7 +356,7 @@ t.test('writers', async t => {
     const client = open(t, port)
     client.socket.pause()
     go.resolve()
-    await eventually(() => raw?.writableNeedDrain)
+    await eventually(() => raw !== undefined && needsDrain(raw))
     const clock = fakeClock(t)
     const closed = app.close()
     await turn(5)
@@ -854,7 +854,7 @@ t.test('streams of several registrations have their time together', async t => {
   await app.listen({ port: 0, host: '127.0.0.1' })
   const clients = ['/a/', '/b/', '/c/'].map(path => open(t, (app.server.address() as AddressInfo).port, { path }))
   for (const { socket } of clients) socket.pause()
-  await eventually(() => raws.length === 3 && raws.every(raw => raw.writableNeedDrain))
+  await eventually(() => raws.length === 3 && raws.every(raw => needsDrain(raw)))
   const clock = fakeClock(t)
   const closed = app.close()
   await turn(5)

@@ -135,8 +135,8 @@ export class EventChannel implements Channel, FeedHost {
     return new Cursor(this.#feed, this.name, subscriber)
   }
 
-  emptied (): void {
-    if (this.#isClosed) return
+  emptied (feed: Feed): void {
+    if (this.#feed !== feed) return
     this.#touch()
     this.#lingering = setTimeout(() => { this.#closeFeed() }, lingerTime)
     this.#lingering.unref()

@@ -43,6 +43,8 @@ export class Channels implements ChannelHost {
   #gaps = 0
   /** Channels that get no answer of the broker. */
   #away = 0
+  /** One of those that got none has got one since. */
+  #isAnswering = false
   #isClosed = false
 
   constructor (broker: Broker | undefined, serialize: Serialize, log?: ChannelLog) {
@@ -103,10 +105,13 @@ export class Channels implements ChannelHost {
   }
 
   brokerAway (error: unknown): void {
-    if (this.#away++ === 0) this.#log?.warn({ err: error }, 'the broker gives no answer: subscribers wait')
+    if (this.#away++ > 0) return
+    this.#isAnswering = false
+    this.#log?.warn({ err: error }, 'the broker gives no answer: subscribers wait')
   }
 
   brokerBack (isAnswering: boolean): void {
-    if (--this.#away === 0 && isAnswering) this.#log?.info('the broker answers again')
+    this.#isAnswering ||= isAnswering
+    if (--this.#away === 0 && this.#isAnswering) this.#log?.info('the broker answers again')
   }
 }

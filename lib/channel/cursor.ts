@@ -13,6 +13,10 @@ export type LagPolicy = 'gap' | 'disconnect' | 'latest'
 /** Who a cursor delivers to. */
 export interface Subscriber {
   readonly lag: LagPolicy
+  /** It does not want every event. */
+  readonly isFiltered: boolean
+  /** Whether it wants this one. One that fails over the question ends, and does not. */
+  wants (frame: Frame): boolean
   /** True while the next batch may be delivered. */
   readonly hasRoom: boolean
   /** Resolves `true` when there is room, `false` when the subscriber has gone. */
@@ -163,67 +167,67 @@ export class Cursor {
     const { feed } = this
     const subscriber = this.#subscriber
     const breathe = breathing()
+    /** While it skips to the newest of each key: the newest event when it was last told of a gap. */
+    let told: EventId | undefined
     this.#isBusy = true
     for (;;) {
       if (!subscriber.hasRoom && !await subscriber.room()) return
-      const number = feed.numberAfter(this.position)
+      const number = told === undefined ? feed.numberAfter(this.position) : undefined
       if (number !== undefined) {
         this.#number = number
         break
       }
       await breathe()
-      const page = await this.#page(this.position)
-      if (page === undefined) return
-      if (page.contiguous) {
-        this.#deliverPage(page)
-        // It has seen more than the feed, which is about to be told; unless that came while the page was read.
-        const isAhead = page.frames.length === 0 && page.changes === feed.changes && feed.numberAfter(this.position) === undefined
-        if (isAhead) await feed.changed()
-      } else {
-        const gap = this.#gap(page.base)
-        if (gap.reason === 'slow' && subscriber.lag === 'disconnect') return subscriber.lagged()
-        if (gap.reason === 'slow' && subscriber.lag === 'latest') {
-          if (!await this.#skip(page, breathe)) return
-        } else {
-          this.#miss(page.base, gap)
-          this.#deliverPage(page)
-        }
-      }
-      if (this.#isOver) return
+      const read = await this.#readOn(told, breathe)
+      if (read === undefined || this.#isOver) return
+      told = read.told
     }
     this.#isBusy = false
     this.pump()
   }
 
-  /** Goes on with the newest event of each key; false when it is over. */
-  async #skip (first: FramePage, breathe: () => Promise<void>): Promise<boolean> {
-    const subscriber = this.#subscriber
-    /** The newest event when it was last told of a gap, which stands for all without a key. */
-    let told = ''
-    let page = first
-    for (;;) {
-      const newest = await this.#newestOfKeys(page, told, breathe)
-      if (newest === undefined) return false
-      const { base, frames, last, isLossy } = newest
-      if (isLossy) {
-        this.#miss(base, this.#gap(base))
-        told = last
-      }
-      let delivered = 0
-      while (delivered < frames.length && subscriber.hasRoom && !this.#isOver) {
-        const batch = takeBatch(i => frames[i], delivered)
-        delivered += batch.frames.length
-        this.#deliver(batch)
-      }
-      if (delivered === frames.length) {
-        this.position = last
-        return true
-      }
-      // By the time there is room, others may be the newest.
-      const next = await subscriber.room() ? await this.#page(this.position) : undefined
-      if (next === undefined) return false
-      page = next
+  /** Delivers what follows, in a call of its own: whoever waits for room then holds a position, not a page. Undefined when it is over. */
+  async #readOn (told: EventId | undefined, breathe: () => Promise<void>): Promise<{ told?: EventId } | undefined> {
+    const { feed } = this
+    const page = await this.#page(this.position)
+    if (page === undefined) return undefined
+    if (told !== undefined) return await this.#skip(page, told, breathe)
+    if (page.contiguous) {
+      // It is of this log.
+      this.#number = -1
+      this.#deliverPage(page)
+      // It has seen more than the feed, which is about to be told; unless that came while the page was read.
+      const isAhead = page.frames.length === 0 && page.changes === feed.changes && feed.numberAfter(this.position) === undefined
+      if (isAhead) await feed.changed()
+      return {}
     }
+    const gap = this.#gap(page.base)
+    if (gap.reason === 'slow' && this.#subscriber.lag === 'disconnect') {
+      this.#subscriber.lagged()
+      return undefined
+    }
+    if (gap.reason === 'slow' && this.#subscriber.lag === 'latest') return await this.#skip(page, '', breathe)
+    this.#miss(page.base, gap)
+    this.#deliverPage(page)
+    return {}
+  }
+
+  /** Goes on with the newest event of each key, as far as there is room; what it was `told` of by a gap stands for all without a key. */
+  async #skip (page: FramePage, told: EventId, breathe: () => Promise<void>): Promise<{ told?: EventId } | undefined> {
+    const newest = await this.#newestOfKeys(page, told, breathe)
+    if (newest === undefined) return undefined
+    const { base, frames, last, isLossy } = newest
+    if (isLossy) this.#miss(base, this.#gap(base))
+    let delivered = 0
+    while (delivered < frames.length && this.#subscriber.hasRoom && !this.#isOver) {
+      const batch = takeBatch(i => frames[i], delivered)
+      delivered += batch.frames.length
+      this.#deliver(batch)
+    }
+    // By the time there is room for the rest, others may be the newest.
+    if (delivered < frames.length) return { told: isLossy ? last : told }
+    this.position = last
+    return {}
   }
 
   /**
@@ -232,15 +236,19 @@ export class Cursor {
    */
   async #newestOfKeys (first: FramePage, told: EventId, breathe: () => Promise<void>): Promise<Newest | undefined> {
     const { feed } = this
+    const subscriber = this.#subscriber
     const newest = new Map<string | Frame, Frame>()
     let { base } = first
     let last = base
-    let isLossy = !first.contiguous && feed.hasLost(this.position, base)
+    // What newer events of the same key stand for is known of all events, not of those that pass a filter.
+    let isLossy = !first.contiguous && (subscriber.isFiltered || feed.hasLost(this.position, base))
     let page: FramePage | undefined = first
     while (page !== undefined) {
       for (const frame of page.frames) {
         last = frame.stored.id
-        if (frame.key !== undefined) {
+        if (!subscriber.wants(frame)) {
+          if (this.#isOver) return undefined
+        } else if (frame.key !== undefined) {
           newest.delete(frame.key)
           newest.set(frame.key, frame)
         } else if (!first.contiguous) {

@@ -1,10 +1,10 @@
 /**
  * One channel's log as this process follows it, while it has subscribers: attached to the broker's tail, without a hole.
  */
-import type { Broker, EventId, From, History, Stored, Tail } from '../brokers/broker.ts'
+import type { Broker, EventId, From, History, Page, Stored, Tail } from '../brokers/broker.ts'
 import { Retained } from '../brokers/retained.ts'
 import type { Cursor } from './cursor.ts'
-import { batchBytes, Frame, lastId, takeBatch, type Batch } from './frame.ts'
+import { batchBytes, Frame, takeBatch, type Batch } from './frame.ts'
 
 /** Frames after a position that was not in the window. */
 export interface FramePage {
@@ -22,7 +22,7 @@ export interface FramePage {
 /** Whose feed it is. */
 export interface FeedHost {
   /** The last subscriber has left. */
-  emptied (): void
+  emptied (feed: Feed): void
   /** The broker gives no answer. */
   away (error: unknown): void
   /** It gives answers again, or nobody asks for them any more. */
@@ -48,7 +48,7 @@ const longestOpening = 1000
 
 export class Feed implements Tail {
   readonly tag: string
-  /** Resolves when the head is known, or the feed is closed. */
+  /** Resolves when the head is known, or is not asked for any more. */
   readonly opened: Promise<void>
   /** What waits for that, in order; undefined when nothing has to. */
   #waiting: Array<() => void> | undefined = []
@@ -82,6 +82,7 @@ export class Feed implements Tail {
   #averageBytes = 256
   /** What was told while the log is being read. */
   #buffer: Stored[] | undefined = []
+  #bufferLength = 0
   #isStale = false
   /** Where those start who came before the head was known: what was published since then is for them. */
   #start = { position: '', number: -1 }
@@ -90,7 +91,7 @@ export class Feed implements Tail {
   readonly #newestOfKey = new Map<string, EventId>()
   /** The newest event that no newer event of its key stands for, as far as is known. */
   #lost: EventId = ''
-  #resetAt = -1
+  #resetAt = NaN
   readonly #host: FeedHost
 
   constructor (broker: Broker, channel: string, tag: string, history: History, host: FeedHost) {
@@ -166,7 +167,7 @@ export class Feed implements Tail {
     }
     const last = cursors.pop() as Cursor
     if (place < cursors.length) this.#put(last, place)
-    if (cursors.length === 0) this.#host.emptied()
+    if (cursors.length === 0) this.#host.emptied(this)
   }
 
   /** The number of the first frame after a position, or undefined when it is not in the window. */
@@ -233,9 +234,11 @@ export class Feed implements Tail {
     if (this.#isClosed) return
     if (this.#buffer !== undefined) {
       this.#buffer.push(event)
+      this.#bufferLength += event.data.length
       // What waits there is in the log as well.
-      if (this.#buffer.length > slackEvents) {
+      if (this.#buffer.length > slackEvents || this.#bufferLength > slackBytes) {
         this.#buffer.length = 0
+        this.#bufferLength = 0
         this.#isStale = true
       }
     } else if (event.previous === this.#head) {
@@ -282,7 +285,7 @@ export class Feed implements Tail {
   async #open (): Promise<void> {
     this.#untail = await this.#insist(() => this.#broker.tail(this.#channel, this))
     if (this.#isClosed) return await this.#leave()
-    const page = await this.#insist(() => this.#broker.read(this.#channel, 'live', 1))
+    const page = await this.#insist(() => this.#read('live', 1))
     if (page === undefined || this.#isClosed) return
     this.#reset(page.head)
     this.#start = this.now
@@ -304,13 +307,14 @@ export class Feed implements Tail {
       this.#isStale = false
       this.#buffer ??= []
       const from = this.#head
-      const page = await this.#insist(() => this.#broker.read(this.#channel, from, largestPage))
+      const page = await this.#insist(() => this.#read(from, largestPage))
       if (page === undefined || this.#isClosed) return
-      if (page.contiguous && lastId(page.events, from) === page.head) {
-        for (const event of page.events) this.#append(event)
+      if (page.contiguous && (page.frames.at(-1)?.stored.id ?? from) === page.head) {
+        for (const { stored } of page.frames) this.#append(stored)
       } else {
         // Too much, or another log: everybody reads on from where he is.
         this.#reset(page.head)
+        if (page.contiguous) this.#resetAt = NaN
       }
       this.#takeBuffer()
     } while (this.#isStale)
@@ -329,6 +333,7 @@ export class Feed implements Tail {
       }
     }
     this.#buffer = this.#isStale ? [] : undefined
+    this.#bufferLength = 0
   }
 
   #append (event: Stored): void {
@@ -413,21 +418,25 @@ export class Feed implements Tail {
     return frame
   }
 
+  async #read (from: From, limit: number): Promise<Omit<Page, 'events'> & { frames: Frame[] }> {
+    const { events, ...page } = await this.#broker.read(this.#channel, from, limit)
+    return { ...page, frames: events.map(event => this.#frame(event)) }
+  }
+
   async #readPage (from: From): Promise<FramePage | undefined> {
     // About what one write takes: whoever has no room then holds a position, not a page.
     const limit = Math.max(1, Math.min(largestPage, Math.ceil(batchBytes / this.#averageBytes)))
     let { changes } = this
-    const page = await this.#ask(() => {
+    const page = await this.#ask(async () => {
       changes = this.changes
-      return this.#broker.read(this.#channel, from, limit)
+      return await this.#read(from, limit)
     })
     if (page === undefined || this.#isClosed) {
       this.#pages.delete(from)
       return undefined
     }
-    const { contiguous, base, events, head } = page
-    const frames = events.map(event => this.#frame(event))
-    const isLast = lastId(events, head) === head
+    const { contiguous, base, frames, head } = page
+    const isLast = (frames.at(-1)?.stored.id ?? head) === head
     // The log is ahead of what was told.
     if (this.#buffer === undefined && this.isAfter(head, this.#head)) void this.#resync()
     const batches = new Map<number, Batch>()
@@ -448,9 +457,11 @@ export class Feed implements Tail {
   }
 
   #keepPage (from: EventId, page: FramePage): void {
-    this.#pages.set(from, Promise.resolve(page))
+    const kept = Promise.resolve(page)
+    this.#pages.set(from, kept)
     if (page.isLast) this.#lastPages.add(from)
     setTimeout(() => {
+      if (this.#pages.get(from) !== kept) return
       this.#pages.delete(from)
       this.#lastPages.delete(from)
     }, pageTime).unref()
@@ -471,6 +482,7 @@ export class Feed implements Tail {
     if (this.#isClosed) return undefined
     try {
       const answer = await ask()
+      if (answer === undefined) throw new TypeError('the broker has answered with undefined')
       if (this.#pause === undefined) this.#answered()
       return answer
     } catch (error) {

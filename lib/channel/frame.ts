@@ -1,9 +1,10 @@
 /**
  * An event of a channel: serialised once when it is published, framed once in each process that has subscribers.
  */
-import type { EventId, Stored } from '../brokers/broker.ts'
+import type { Stored } from '../brokers/broker.ts'
 import { FST_STREAM_INVALID_FIELD, kindOf } from '../errors.ts'
 import { encodeEvent, type Serialize } from '../stream/encode.ts'
+import { SharedChunk } from '../stream/framing.ts'
 import { formatPosition } from './position.ts'
 
 /**
@@ -112,7 +113,7 @@ class View {
 /** Frames that follow each other, and leave in one write. */
 export class Batch {
   readonly frames: readonly Frame[]
-  #joined: Buffer | undefined
+  #joined: SharedChunk | undefined
   #events: number | undefined
 
   constructor (frames: readonly Frame[]) {
@@ -130,8 +131,8 @@ export class Batch {
   }
 
   /** The bytes of all, shared by all who get them. */
-  get joined (): Buffer {
-    this.#joined ??= Buffer.from(this.frames.map(frame => frame.block(frame.id)).join(''))
+  get joined (): SharedChunk {
+    this.#joined ??= new SharedChunk(Buffer.from(this.frames.map(frame => frame.block(frame.id)).join('')))
     return this.#joined
   }
 }
@@ -147,7 +148,7 @@ export function takeBatch (at: (index: number) => Frame | undefined, start: numb
     const frame = at(i)
     if (frame === undefined) break
     frames.push(frame)
-    bytes += frame.bytes
+    bytes += frame.bytes + frame.id.length + 6
   }
   return new Batch(frames)
 }
@@ -174,8 +175,4 @@ export function gapBlock (id: string, channel: string, { reason, after }: Gap): 
 /** The block that tells a client where it stands. */
 export function positionBlock (id: string): string {
   return `event: position\nid: ${id}\ndata: {}\n\n`
-}
-
-export function lastId (events: readonly Stored[], otherwise: EventId): EventId {
-  return events.at(-1)?.id ?? otherwise
 }

@@ -7,7 +7,7 @@ import { defaultLag, type SubscribeOptions } from '../options.ts'
 import { onAbort } from '../stream/shared-listener.ts'
 import type { ChannelItem, EventChannel } from './channel.ts'
 import type { Cursor, LagPolicy, Subscriber } from './cursor.ts'
-import type { Batch, Gap } from './frame.ts'
+import type { Batch, Frame, Gap } from './frame.ts'
 import { parsePositions } from './position.ts'
 import { passes, startOf } from './reading.ts'
 
@@ -79,14 +79,28 @@ export class ChannelIterator implements AsyncIterableIterator<ChannelItem>, Subs
     cursor.go()
   }
 
+  get isFiltered (): boolean {
+    return this.#filter !== undefined
+  }
+
+  wants (frame: Frame): boolean {
+    try {
+      return passes(this.#filter, frame, undefined)
+    } catch (error) {
+      this.#fail(error)
+      return false
+    }
+  }
+
   deliver (cursor: Cursor, { frames }: Batch): void {
     for (const frame of frames) {
       try {
-        if (passes(this.#filter, frame, undefined)) this.#give(frame.isEvent ? frame.view : { type: 'position', id: frame.id })
+        if (!passes(this.#filter, frame, undefined)) continue
       } catch (error) {
         return this.#fail(error)
       }
       if (this.#isOver) return
+      this.#give(frame.isEvent ? frame.view : { type: 'position', id: frame.id })
     }
   }
 

@@ -100,6 +100,15 @@ class ChannelReader implements LiveReader, Subscriber {
     for (const part of this.#parts) part.cursor.go()
   }
 
+  wants (frame: Frame): boolean {
+    try {
+      return passes(this.#filter, frame, this.#request)
+    } catch (error) {
+      this.#target.end('failed', error)
+      return false
+    }
+  }
+
   deliver (cursor: Cursor, batch: Batch): void {
     const isShared = this.#filter === undefined && this.#parts.length === 1
     if (isShared) {

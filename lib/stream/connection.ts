@@ -5,6 +5,7 @@ import { constants } from 'node:http2'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Http2ServerResponse, ServerHttp2Stream } from 'node:http2'
 import { ChunkQueue } from './chunk-queue.ts'
+import { FramedResponse, type SharedChunk } from './framing.ts'
 import { onSocketClose } from './shared-listener.ts'
 
 export type RawResponse = ServerResponse | Http2ServerResponse
@@ -47,6 +48,8 @@ export class Connection {
   readonly #writeTimeout: number
   #forgetSocket: (() => void) | undefined
   #sink: Sink | undefined
+  /** The sink, when it frames by itself. */
+  #framed: FramedResponse | undefined
   readonly #queue: ChunkQueue
   #oneAtATime: boolean
   #started = false
@@ -133,6 +136,17 @@ export class Connection {
     else this.flush()
   }
 
+  /** Takes what others get as well: it leaves now when nothing waits before it. */
+  writeShared (chunk: SharedChunk): void {
+    if (this.#framed === undefined || this.#blocked || this.#queue.bytes > 0) return this.write(chunk.bytes)
+    this.bytes += chunk.length
+    this.lastWrite = performance.now()
+    if (this.#writes === this.#acknowledged) this.#waitingSince = this.lastWrite
+    this.#writes++
+    this.#blocked = !this.#framed.writeShared(chunk, this.#acknowledge)
+    this.#watch()
+  }
+
   /** Opens the way: `prelude` and then whatever waits go to `sink`, in the next tick. */
   attach (sink: Sink, prelude: string): void {
     this.#sink = sink
@@ -172,6 +186,7 @@ export class Connection {
       sink.end()
     }
     if (this.#isWaiting) this.#watch()
+    if (this.#framed === undefined && !this.#ended) this.#frame()
     if (!this.#started) {
       this.#started = true
       this.#events.onStarted()
@@ -182,12 +197,27 @@ export class Connection {
 
   /** The same, in this tick: Node holds an HTTP/1 write until the next one, to join what follows. */
   flushNow (): void {
-    this.flush()
+    if (this.#framed === undefined || this.#queue.bytes > 0) this.flush()
+    const sink = this.#framed ?? this.#sink
     const response = this.#response
-    if (isHttp2(response) || response.socket === null) return
-    while (response.socket.writableCorked > 0) response.socket.uncork()
-    // 'drain' comes in a later tick.
-    if (this.#blocked && response.writableLength === 0) this.#onDrain()
+    if (isHttp2(response) || response.socket === null || (sink !== this.#framed && sink !== response as Sink)) return
+    for (;;) {
+      while (response.socket.writableCorked > 0) response.socket.uncork()
+      // 'drain' comes in a later tick.
+      if (!this.#blocked || response.writableLength > 0) return
+      this.#onDrain()
+    }
+  }
+
+  // Once it has its head, and for an HTTP/1.1 response that is not behind another one.
+  #frame (): void {
+    const response = this.#response
+    if (isHttp2(response) || this.#sink !== response as Sink) return
+    this.#framed = FramedResponse.of(response)
+    if (this.#framed === undefined) return
+    this.#sink.off('drain', this.#onDrain)
+    this.#sink = this.#framed
+    this.#sink.on('drain', this.#onDrain)
   }
 
   /** Ends the body properly once everything that waits was handed over. */

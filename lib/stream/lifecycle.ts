@@ -6,6 +6,7 @@ import { FST_STREAM_INVALID_SOURCE, FST_STREAM_SOURCE_FAILED, FST_STREAM_TRAILER
 import type { ResolvedLimits, ResolvedOptions } from '../options.ts'
 import { Connection, type ConnectionEvents, type Sink } from './connection.ts'
 import { retryLine } from './encode.ts'
+import { SharedChunk } from './framing.ts'
 import { Head } from './head.ts'
 import type { Beating, Heartbeats } from './heartbeat.ts'
 import { clearHandlerTimeout, disown, emptyPayload, hasTrailers, isSendingError, own, Payload, removeTrailers, sendError, sendOwned, type ReplyOwner } from './payload.ts'
@@ -258,12 +259,13 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
   }
 
   /** False when reading what was handed over has run code that ended the stream. */
-  protected accept (chunk: string | Uint8Array, events: number): boolean {
+  protected accept (chunk: string | Uint8Array | SharedChunk, events: number): boolean {
     if (!this.isOpen) return false
     this.eventCount += events
     // The head waits for a byte.
     if (chunk.length === 0) return true
-    this.connection.write(chunk)
+    if (chunk instanceof SharedChunk) this.connection.writeShared(chunk)
+    else this.connection.write(chunk)
     this.commit()
     return true
   }

@@ -3,6 +3,7 @@
  */
 import type { FastifyRequest } from 'fastify'
 import type { ReadOptions } from '../options.ts'
+import type { SharedChunk } from './framing.ts'
 import type { StreamOutcome } from './lifecycle.ts'
 
 /** The stream, for who writes to it. */
@@ -15,7 +16,7 @@ export interface LiveTarget {
   /** Resolves `true` when there is room, `false` when the stream has ended. */
   room (): Promise<boolean>
   /** Writes whole blocks, which leave by the end of the turn. */
-  write (blocks: string | Uint8Array, events: number): void
+  write (blocks: string | SharedChunk, events: number): void
   /** What was written leaves now. */
   flush (): void
   /** Ends the stream; `retry` milliseconds is what the client is told before. */

@@ -225,6 +225,8 @@ class EventStreamReply extends Lifecycle {
         this.end(reason, error)
       }
     })
+    // What it was given at once may have ended the stream.
+    if (!this.isOpen) return live.release()
     this.#live = live
     this.hold(live)
     // It may need one only now.

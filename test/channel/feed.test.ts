@@ -1,9 +1,11 @@
 import '../fixtures/guard.ts'
+import v8 from 'node:v8'
+import vm from 'node:vm'
 import t, { type Test } from 'tap'
 import { Channels } from '../../lib/channel/channels.ts'
 import { Cursor, type LagPolicy, type Start, type Subscriber } from '../../lib/channel/cursor.ts'
 import { Feed, type FeedHost } from '../../lib/channel/feed.ts'
-import type { Batch, Gap } from '../../lib/channel/frame.ts'
+import type { Batch, Frame, Gap } from '../../lib/channel/frame.ts'
 import { deferred, eventually, fakeClock, settles, turn } from '../fixtures/clock.ts'
 import { tailOf } from '../fixtures/tail.ts'
 import { memoryBroker, type Broker, type ChannelItem, type History, type Stored, type Tail } from '../../lib/index.ts'
@@ -44,6 +46,7 @@ class Client implements Subscriber {
   readonly told: unknown[] = []
   readonly cursor: Cursor
   flushes = 0
+  filter: ((frame: Frame) => boolean) | undefined
   onDeliver = () => {}
   #hasRoom = true
   #waiting: Array<(isOpen: boolean) => void> = []
@@ -52,6 +55,10 @@ class Client implements Subscriber {
     this.cursor = new Cursor(feed, 'news', this)
     void this.cursor.start(start)
   }
+
+  get isFiltered (): boolean { return this.filter !== undefined }
+
+  wants (frame: Frame): boolean { return this.filter?.(frame) ?? true }
 
   get hasRoom (): boolean { return this.#hasRoom }
 
@@ -995,6 +1002,47 @@ t.test('a subscriber of lag latest that stops in the middle and leaves while it 
   t.equal(client.batches.length, 1)
 })
 
+t.test('a subscriber of lag latest that stops in the middle is told once of what has no key', async t => {
+  const bounds = { ...defaults, events: 400, bytes: 1e9 }
+  const { feed, broker } = await openFeed(t, bounds)
+  const client = new Client(feed)
+  client.lag = 'latest'
+  client.hasRoom = false
+  for (let i = 0; i < 1000; i++) {
+    await broker.publish('news', `4\nk${100 + i % 200}data: ${String(i).padEnd(1000)}\n`, { history: bounds })
+    await broker.publish('news', `\ndata: ${'no key'.padEnd(1000)}\n`, { history: bounds })
+    if (i % 50 === 0) await turn()
+  }
+  client.onDeliver = () => {
+    client.hasRoom = false
+    void turn().then(() => { client.hasRoom = true })
+  }
+  client.hasRoom = true
+  await eventually(() => client.data.at(-1)?.trim() === '999')
+  t.same(client.data.map(Number), Array.from({ length: 200 }, (_, i) => 800 + i))
+  t.match(client.told, ['started', { reason: 'slow' }])
+})
+
+t.test('a broker that answers with nothing, or with something else, is asked again later and later', async t => {
+  for (const answer of [undefined, {}, { contiguous: true, base: '1', head: '1', events: [{}] }]) {
+    for (const what of ['tail', 'read'] as const) {
+      let asked = 0
+      const broker = brokerWith(() => ({ [what]: async () => { asked++; return answer as never } }))
+      const logged: unknown[] = []
+      const channels = new Channels(broker, JSON.stringify, { info () {}, warn: details => { logged.push(details) } })
+      t.teardown(() => channels.close())
+      if (what === 'tail' && answer !== undefined) continue
+      const clock = fakeClock(t)
+      channels.channel('a', undefined).subscribe()
+      await clock.tickAsync(1000)
+      clock.uninstall()
+      t.ok(asked > 1 && asked < 10, `${asked} asked`)
+      t.match(logged, [{ err: TypeError }])
+      channels.channel('a', undefined).close()
+    }
+  }
+})
+
 t.test('a subscriber of lag latest that stops in the middle and leaves without room is given nothing else', async t => {
   const bounds = { ...defaults, events: 300, bytes: 1e9 }
   const { feed, broker } = await openFeed(t, bounds)
@@ -1127,6 +1175,23 @@ t.test('a broker that gives no answer is logged once, and once more when it does
   t.ok(reads.length <= 1, 'nobody waits for it')
   channels.channel('a', undefined).close()
   t.equal(logged.length, 3, 'whether it answers is not known')
+  // One channel has an answer, and then the other one closes.
+  let isDeaf = true
+  const outage = brokerWith(inner => ({
+    tail: async (channel, tail) => {
+      if (isDeaf || channel === 'b') throw new Error('no answer')
+      return await inner.tail(channel, tail)
+    }
+  }))
+  const others = new Channels(outage, JSON.stringify, { info: message => { logged.push(message) }, warn: (_details, message) => { logged.push(message) } })
+  for (const name of ['a', 'b']) others.channel(name, undefined).subscribe()
+  await clock.tickAsync(1000)
+  isDeaf = false
+  await clock.tickAsync(5000)
+  t.same(logged.slice(3), ['the broker gives no answer: subscribers wait'])
+  others.channel('b', undefined).close()
+  t.same(logged.slice(4), ['the broker answers again'])
+  await others.close()
 })
 
 t.test('a broker that its owner closes ends those who follow, and those who come later', async t => {
@@ -1142,4 +1207,111 @@ t.test('a broker that its owner closes ends those who follow, and those who come
   const late = news.subscribe({ replay: 'all' })
   t.same(await late.next(), { done: true, value: undefined })
   t.equal(news.size, 0)
+})
+
+t.test('one that falls out after a resync that moved the window is slow, as one that falls out at any other time', async t => {
+  let isDown = false
+  let tail!: Tail
+  const broker = brokerWith(inner => ({
+    tail: async (channel, own) => {
+      tail = own
+      return await inner.tail(channel, tailOf(event => { if (!isDown) own.event(event) }))
+    }
+  }))
+  const { feed, publish } = await openFeed(t, { events: 1000 }, broker)
+  const client = new Client(feed)
+  client.lag = 'disconnect'
+  isDown = true
+  for (let i = 0; i < 300; i++) await publish(String(i))
+  isDown = false
+  tail.disrupted()
+  client.onDeliver = () => { client.hasRoom = false }
+  await eventually(() => client.data.length > 0)
+  for (let i = 0; i < 3000; i++) {
+    await publish('x'.repeat(400))
+    if (i % 50 === 0) await turn()
+  }
+  client.onDeliver = () => {}
+  client.hasRoom = true
+  await turn(10)
+  t.same(client.told, ['started', 'lagged'])
+})
+
+t.test('subscribers that stop while they catch up hold no events that the log has dropped', async t => {
+  v8.setFlagsFromString('--expose-gc')
+  const gc = vm.runInNewContext('gc') as () => void
+  for (const lag of ['gap', 'latest'] as const) {
+    const bounds = { ...defaults, events: 1000, bytes: 1e9 }
+    const read: Array<WeakRef<Stored>> = []
+    let isNoted = false
+    const broker = brokerWith(inner => ({
+      read: async (channel, from, limit) => {
+        const page = await inner.read(channel, from, limit)
+        if (isNoted) read.push(...page.events.map(event => new WeakRef(event)))
+        return page
+      }
+    }))
+    const { feed } = await openFeed(t, bounds, broker)
+    const publish = async (count: number) => {
+      for (let i = 0; i < count; i++) {
+        await broker.publish('news', `4\nk${100 + i % 800}data: ${String(i).padEnd(1000)}\n`, { history: bounds })
+        if (i % 50 === 0) await turn()
+      }
+    }
+    const clients = Array.from({ length: 5 }, () => new Client(feed))
+    for (const client of clients) {
+      client.lag = lag
+      client.hasRoom = false
+    }
+    await publish(1500)
+    isNoted = true
+    for (const client of clients) {
+      client.onDeliver = () => { client.hasRoom = false }
+      client.hasRoom = true
+    }
+    await eventually(() => clients.every(client => client.batches.length > 0))
+    for (const client of clients) client.batches.length = 0
+    isNoted = false
+    await publish(1500)
+    const logged = new Set((await broker.read('news', 'earliest', 10_000)).events)
+    // Pages that are kept for all are forgotten after a while.
+    const deadline = performance.now() + 5000
+    const isHeld = (ref: WeakRef<Stored>) => {
+      const event = ref.deref()
+      return event !== undefined && !logged.has(event)
+    }
+    do {
+      await new Promise(resolve => setTimeout(resolve, 20))
+      gc()
+    } while (read.some(isHeld) && performance.now() < deadline)
+    t.ok(read.length > 0)
+    t.equal(read.filter(isHeld).length, 0)
+    for (const client of clients) client.leave()
+  }
+})
+
+t.test('what is told while the log is read is kept up to 1 MiB: more of it is read again', async t => {
+  const answer = deferred()
+  let isHeld = false
+  let tail!: Tail
+  const broker = brokerWith(inner => ({
+    tail: async (channel, own) => {
+      tail = own
+      return await inner.tail(channel, own)
+    },
+    read: async (channel, from, limit) => {
+      const page = await inner.read(channel, from, limit)
+      if (isHeld) await answer.promise
+      return page
+    }
+  }))
+  const { feed, publish } = await openFeed(t, {}, broker)
+  const client = new Client(feed)
+  isHeld = true
+  tail.disrupted()
+  for (let i = 0; i < 5; i++) await publish(`${i} ${'x'.repeat(500_000)}`)
+  isHeld = false
+  answer.resolve()
+  await eventually(() => client.data.length > 0 && client.data.at(-1)?.startsWith('4 ') === true)
+  t.match(client.told[0], 'started')
 })

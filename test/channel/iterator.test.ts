@@ -465,3 +465,37 @@ t.test("lag 'latest' is for those who are connected: a returning one gets everyt
   for (const data of ['1', '2', '3', '4']) await news.publish(data, { key: 'x' })
   t.same(await take(news.subscribe({ lag: 'latest', after: id }), 5), ['position', '1', '2', '3', '4'])
 })
+
+t.test('a filter that ends its own iterator gives it nothing more, also what it lets pass', async t => {
+  const news = open(t)
+  const iterator = news.subscribe({ filter: () => { void iterator.return?.(); return true } })
+  t.match(await iterator.next(), { value: { type: 'position' } })
+  await news.publish('1')
+  await turn(3)
+  t.same(await iterator.next(), { done: true, value: undefined })
+  t.same(await iterator.next(), { done: true, value: undefined })
+})
+
+t.test('lag latest gives the newest of each key that passes the filter, after a gap, as what else has passed is not known', async t => {
+  const news = open(t, { events: 10 })
+  const iterator = news.subscribe({ lag: 'latest', filter: ({ event }) => event === 'price' })
+  for (let i = 0; i < 30; i++) {
+    for (const event of ['price', 'volume']) await news.publish({ event, data: i }, { key: 'ACME' })
+    if (i % 5 === 0) await turn()
+  }
+  const items: Array<ChannelItem | undefined> = []
+  while (items.at(-1)?.type !== 'event' || (items.at(-1) as { data: string }).data !== '29') items.push((await iterator.next()).value)
+  t.same(items.slice(-2).map(item => item?.type === 'event' ? item.data : item?.type), ['gap', '29'])
+})
+
+t.test('a filter that throws while lag latest chooses ends its iterator', async t => {
+  const news = open(t, { events: 10 })
+  let isAngry = false
+  const iterator = news.subscribe({ lag: 'latest', filter: () => { if (isAngry) throw new Error('mine'); return true } })
+  for (let i = 0; i < 30; i++) {
+    await news.publish(String(i), { key: 'k' })
+    if (i % 5 === 0) await turn()
+  }
+  isAngry = true
+  await t.rejects(async () => { for await (const item of iterator) if (item.type === 'gap') t.fail('a gap') }, { message: 'mine' })
+})

@@ -1,12 +1,13 @@
 import '../fixtures/guard.ts'
 import diagnosticsChannel from 'node:diagnostics_channel'
 import http2 from 'node:http2'
+import { Transform, type Readable } from 'node:stream'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import t, { type Test } from 'tap'
 import { deferred, eventually, fakeClock, turn } from '../fixtures/clock.ts'
 import { chunksOf, connect, dechunk, fetchRaw, open, requestText, type RawClient, type RawRequest } from '../fixtures/raw.ts'
 import { serve, troubles, type ServeOptions, type TestServer } from '../fixtures/server.ts'
-import { memoryBroker, type Broker, type Channel, type EventSource, type EventStreamOptions, type History, type StreamingOptions } from '../../lib/index.ts'
+import { memoryBroker, type Broker, type Channel, type EventSource, type EventStream, type EventStreamOptions, type History, type StreamingOptions } from '../../lib/index.ts'
 
 interface ChannelServer extends TestServer {
   news: Channel
@@ -544,6 +545,45 @@ t.test('a hook that fails, and a client that leaves before anything, leave no su
   t.equal(news.size, 0)
 })
 
+t.test('a filter that throws, or a hook that fails, on the first event that is at hand leaves no subscriber behind', async t => {
+  let isLast = false
+  const filter = () => { throw new Error('mine') }
+  const { news, follow, port, app } = await channelServer(t, {}, {
+    before: app => {
+      app.addHook('onSend', (request, _reply, _payload, done) => {
+        if (request.url === '/?fail') done(new Error('mine'))
+        else done()
+      })
+      app.get('/filtered', (_request, reply) => reply.sse(news, { filter, heartbeat: isLast ? 0 : 1000 }))
+    }
+  })
+  const warm = await follow()
+  await warm.until('event: position')
+  const id = await news.publish('1')
+  await news.publish('2')
+  await warm.until('data: 2')
+  for (isLast of [false, true]) await fetchRaw(t, port, { path: '/filtered', headers: [`Last-Event-ID: ${id}`] })
+  for (const headers of [[], [`Last-Event-ID: ${id}`]]) t.match((await fetchRaw(t, port, { path: '/?fail', headers })).head, /^HTTP\/1\.1 500 /)
+  await eventually(() => app.streaming.open === 1)
+  t.equal(news.size, 1)
+})
+
+t.test('a hook that pipes the payload where nothing leaves holds it back, as it does the events of any source', async t => {
+  let stream: EventStream | undefined
+  const { news, port } = await channelServer(t, { source: () => async (_stream: EventStream) => { stream = _stream; return news } }, {
+    before: app => {
+      app.addHook('onSend', async (_request, _reply, payload) => (payload as Readable).pipe(new Transform({ transform () {} })))
+    }
+  })
+  open(t, port)
+  await eventually(() => stream !== undefined && news.size === 1)
+  for (let i = 0; i < 100; i++) {
+    await news.publish('x'.repeat(20_000))
+    await turn()
+  }
+  t.ok((stream?.bufferedBytes as number) < 200_000, `${stream?.bufferedBytes} bytes`)
+})
+
 t.test('signal ends a stream of channels, which is then no subscriber', async t => {
   const controller = new AbortController()
   const { news, follow, outcome } = await channelServer(t, { call: { signal: controller.signal } })
@@ -837,12 +877,30 @@ t.test('a stream that waits behind a pipelined reply gets what is published mean
   await client.until('data: meanwhile\n\n')
 })
 
-t.test('a burst of 300 KB in one turn, with a history of one event, reaches a client that reads, whole', async t => {
-  const { news, follow } = await channelServer(t, { history: { events: 1 } })
+t.test('a burst in one turn that is longer than the history reaches a client that reads, whole', async t => {
+  for (const [count, bytes, events] of [[300, 1000, 1], [700, 100, 64], [1000, 100, 256]] as const) {
+    const { news, follow } = await channelServer(t, { history: { events } })
+    const client = await follow()
+    await client.until('event: position')
+    const ids = await Promise.all(Array.from({ length: count }, (_, i) => news.publish(`${i} ${'x'.repeat(bytes)}`)))
+    await client.until(`\ndata: ${count - 1} `)
+    t.same([...bodyOf(client).matchAll(/id: (\S+)\ndata: \d/g)].map(([, id]) => id), ids)
+    t.notMatch(bodyOf(client), 'event: gap')
+  }
+})
+
+t.test('a filter that throws while lag latest chooses ends its stream, and no other', async t => {
+  let isAngry = false
+  const filter = () => { if (isAngry) throw new Error('mine'); return true }
+  const { news, follow, outcome } = await channelServer(t, { history: { events: 10 }, call: { lag: 'latest', filter } })
   const client = await follow()
-  await client.until('event: position')
-  const ids = await Promise.all(Array.from({ length: 300 }, (_, i) => news.publish(`${i} ${'x'.repeat(1000)}`)))
-  await client.until('\ndata: 299 ')
-  t.same([...bodyOf(client).matchAll(/id: (\S+)\ndata: \d/g)].map(([, id]) => id), ids)
-  t.notMatch(bodyOf(client), 'event: gap')
+  client.socket.pause()
+  for (let i = 0; news.size === 1 && i < 200; i++) {
+    await news.publish('x'.repeat(100_000), { key: 'k' })
+    await turn()
+  }
+  isAngry = true
+  client.socket.resume()
+  t.match(await outcome(), { reason: 'failed', error: { message: 'mine' } })
+  t.equal(news.size, 0)
 })

@@ -5,7 +5,7 @@ import t from 'tap'
 import { EventSource as UndiciEventSource } from 'undici'
 import { eventually, fakeClock, turn } from '../fixtures/clock.ts'
 import { fetchRaw, open } from '../fixtures/raw.ts'
-import { serve, type ServeOptions } from '../fixtures/server.ts'
+import { needsDrain, serve, type ServeOptions } from '../fixtures/server.ts'
 import streaming, { type EventStream, type EventStreamOptions } from '../../lib/index.ts'
 
 type Test = Parameters<typeof serve>[0]
@@ -15,7 +15,7 @@ async function openStream (t: Test, options: EventStreamOptions = {}, serveOptio
   let stream!: EventStream
   let isFull = () => false
   const server = await serve(t, async (request, reply) => {
-    isFull = () => reply.raw.writableNeedDrain
+    isFull = () => needsDrain(reply.raw)
     stream = await reply.sse(options)
   }, serveOptions)
   const clock = fakeClock(t)
@@ -172,7 +172,7 @@ t.test('writeTimeout', async t => {
   t.test('cuts a client that does not take what waits after the end: it is no completed stream', async t => {
     let isFull = () => false
     const { port, outcome } = await serve(t, (request, reply) => {
-      isFull = () => reply.raw.writableNeedDrain
+      isFull = () => needsDrain(reply.raw)
       return reply.sse(async stream => { stream.send('x'.repeat(20 << 20)) }, { writeTimeout: 1000 })
     })
     const clock = fakeClock(t)

@@ -4,7 +4,7 @@ import type { Socket } from 'node:net'
 import t from 'tap'
 import { eventually, settles, turn } from '../fixtures/clock.ts'
 import { chunksOf, fetchRaw, open } from '../fixtures/raw.ts'
-import { serve } from '../fixtures/server.ts'
+import { needsDrain, serve } from '../fixtures/server.ts'
 import { Turns } from '../../lib/stream/turns.ts'
 import type { EventSource, EventSourceFunction, EventStream } from '../../lib/index.ts'
 
@@ -13,7 +13,7 @@ t.test('the next item is asked for only when the socket wants more', async t => 
   let askedTooEarly = 0
   let waits = () => false
   const { port, outcome } = await serve(t, (request, reply) => {
-    waits = () => reply.raw.writableNeedDrain
+    waits = () => needsDrain(reply.raw)
     return reply.sse((async function * () {
       while (asked++ < 800) {
         if (waits()) askedTooEarly++
@@ -38,7 +38,7 @@ t.test('the next item of a sync iterable is asked for only when the socket wants
   let askedTooEarly = 0
   const { port } = await serve(t, (request, reply) => reply.sse((function * () {
     while (asked++ < 800) {
-      if (reply.raw.writableNeedDrain) askedTooEarly++
+      if (needsDrain(reply.raw)) askedTooEarly++
       yield 'x'.repeat(32_000)
     }
   })()))
@@ -50,7 +50,7 @@ t.test('send() resolves true at once while there is room, and when there is room
   let stream!: EventStream
   let isFull = () => false
   const { port } = await serve(t, async (request, reply) => {
-    isFull = () => reply.raw.writableNeedDrain
+    isFull = () => needsDrain(reply.raw)
     stream = await reply.sse({ maxBuffered: 1 << 30, writeTimeout: 0 })
   })
   const client = open(t, port)

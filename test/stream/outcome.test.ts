@@ -3,7 +3,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import t from 'tap'
 import { eventually, turn } from '../fixtures/clock.ts'
 import { fetchRaw, open } from '../fixtures/raw.ts'
-import { serve } from '../fixtures/server.ts'
+import { needsDrain, serve } from '../fixtures/server.ts'
 import type { EventStream, StreamOutcome } from '../../lib/index.ts'
 
 /** Yields one event, and throws once the client has it. */
@@ -155,7 +155,7 @@ t.test('the outcome', async t => {
   t.test('disconnected: also when the source had ended and the client left with bytes waiting', async t => {
     let isFull = () => false
     const { port, outcome } = await serve(t, (request, reply) => {
-      isFull = () => reply.raw.writableNeedDrain
+      isFull = () => needsDrain(reply.raw)
       return reply.sse(async stream => { stream.send('x'.repeat(20 << 20)) })
     })
     const client = open(t, port)

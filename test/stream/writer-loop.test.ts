@@ -6,7 +6,7 @@ import t from 'tap'
 import { request } from 'undici'
 import { eventually, turn } from '../fixtures/clock.ts'
 import { chunksOf, fetchRaw, open } from '../fixtures/raw.ts'
-import { serve, type ServeOptions } from '../fixtures/server.ts'
+import { needsDrain, serve, type ServeOptions } from '../fixtures/server.ts'
 import type { StreamWriter, StreamWriterCallback, StreamWriterOptions } from '../../lib/index.ts'
 
 type Test = Parameters<typeof serve>[0]
@@ -190,7 +190,7 @@ t.test('a round', async t => {
     let tooEarly = 0
     let isFull = () => false
     const { port, outcome } = await serve(t, (request, reply) => reply.streamWriter(writer => {
-      isFull = () => reply.raw.writableNeedDrain
+      isFull = () => needsDrain(reply.raw)
       if (isFull()) tooEarly++
       rounds++
       writer.write('x'.repeat(32_000))
@@ -351,7 +351,7 @@ t.test('a source', async t => {
     let askedTooEarly = 0
     let isFull = () => false
     const { port } = await serve(t, (request, reply) => reply.streamWriter(async function * () {
-      isFull = () => reply.raw.writableNeedDrain
+      isFull = () => needsDrain(reply.raw)
       while (asked++ < 800) {
         if (isFull()) askedTooEarly++
         yield 'x'.repeat(32_000)

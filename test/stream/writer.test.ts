@@ -7,7 +7,7 @@ import t from 'tap'
 import { fetch, request } from 'undici'
 import { eventually, fakeClock, settles, turn } from '../fixtures/clock.ts'
 import { fetchRaw, open } from '../fixtures/raw.ts'
-import { serve, type ServeOptions } from '../fixtures/server.ts'
+import { needsDrain, serve, type ServeOptions } from '../fixtures/server.ts'
 import type { StreamOutcome, StreamWriter, StreamWriterCallback, StreamWriterOptions } from '../../lib/index.ts'
 
 type Test = Parameters<typeof serve>[0]
@@ -22,7 +22,7 @@ async function openWriter (t: Test, options?: StreamWriterOptions, serveOptions?
   let writer!: StreamWriter
   let isFull = () => false
   const server = await serve(t, (request, reply) => {
-    isFull = () => reply.raw.writableNeedDrain
+    isFull = () => needsDrain(reply.raw)
     return reply.streamWriter(async _writer => {
       writer = _writer
       await writer.closed
@@ -807,7 +807,7 @@ t.test('an export of 100,000 rows to a slow reader', async t => {
       let most = 0
       let isFull = () => false
       const { url, outcome } = await serve(t, (request, reply) => {
-        isFull = () => reply.raw.writableNeedDrain
+        isFull = () => needsDrain(reply.raw)
         return reply.type('application/x-ndjson').streamWriter(make(() => { most = Math.max(most, reply.raw.writableLength) }))
       })
       const response = await new Promise<IncomingMessage>(resolve => get(url, { agent: false }, resolve))
