@@ -11,6 +11,7 @@
  *   acknowledge PORT          from now on a byte is sent there whenever each connection has got one more event
  *   latency EVENTS            as want; events carry t=NANOSECONDS of the monotonic clock -> done NANOSECONDS CPU_MICROSECONDS P50 P99
  *   pause COUNT               does not read from the first so many any more    -> paused
+ *   tally                     bytes that have come since the last command      -> tally BYTES
  *   close                     closes all                                       -> closed
  * Whatever breaks a connection ends the process with an error.
  *
@@ -289,6 +290,10 @@ static void command(char *line) {
     for (int i = 0; i < a; i++) epoll_ctl(epoll_fd, EPOLL_CTL_DEL, connections[i].fd, NULL);
     paused = a;
     say("paused");
+  } else if (strcmp(word, "tally") == 0) {
+    printf("tally %lld\n", (long long)total_bytes);
+    fflush(stdout);
+    total_bytes = 0;
   } else if (strcmp(word, "close") == 0) {
     struct linger linger = { 1, 0 };
     for (int i = 0; i < count; i++) {

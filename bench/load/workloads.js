@@ -2,8 +2,9 @@
  * The work of the benchmark. `work` does it once with one server, and gives a figure.
  */
 
-// They have no channels or chunks of their own, or no way to send what a sync iterable gives.
-const notForChunks = ['@fastify/sse', 'fastify-sse-v2', 'better-sse', 'hono', 'h3', 'C']
+// These send events only.
+const eventLibraries = ['@fastify/sse', 'fastify-sse-v2', 'better-sse', 'hono', 'h3']
+const notForChunks = [...eventLibraries, 'C']
 const forEventsOfAsync = ['C']
 
 export const workloads = [
@@ -40,7 +41,7 @@ export const workloads = [
     name: 'one stream, sync generator of small events',
     unit: 'events/s',
     reach: '≥ 2.4',
-    without: ['@fastify/sse', 'fastify-sse-v2', 'better-sse', 'hono', 'h3', 'C'],
+    without: notForChunks,
     work: oneStream({ path: '/sync', streams: 1, events: 1_000_000, quickEvents: 200_000 })
   },
   {
@@ -72,6 +73,78 @@ export const workloads = [
       await client.tell(`dial 1 ${server.port} /chunks?n=${chunks}`)
       const [, nanoseconds, cpu] = await client.tell(`stream ${chunks * 65_536}`)
       return { figure: chunks * 65_536 / nanoseconds * 1000, 'client CPU': cpu * 1000 / nanoseconds }
+    }
+  },
+  {
+    name: 'one event every 100 ms to 1000 subscribers: p50',
+    unit: 'µs',
+    reach: '≤ 0.85',
+    isLess: true,
+    also: { p99: '≤ 1.0', 'server CPU': '≤ 0.9' },
+    without: ['C'],
+    quickRounds: 1,
+    async work ({ server, client, isQuick }) {
+      const events = isQuick ? 20 : 50
+      await open(server, client, 1000)
+      const done = client.tell(`latency ${events}`)
+      await new Promise(resolve => setTimeout(resolve, 5))
+      const { cpu } = await server.tell('beat', { events, every: 100 })
+      const [,,, p50, p99] = await done
+      await client.tell('close')
+      return { figure: Number(p50), p99: Number(p99), 'server CPU': cpu }
+    }
+  },
+  {
+    name: '10,000 idle subscribers: RSS each',
+    unit: 'KiB',
+    reach: '≤ 11 KiB and below raw',
+    isLess: true,
+    isFresh: true,
+    also: { heap: '≤ 6.5 KiB', 'CPU per heartbeat': '≤ 0.6' },
+    flags: ['heartbeat=2000'],
+    // They have no heartbeats, or none that can be set.
+    without: ['C', 'fastify + reply.raw', 'reply.send(Readable)', 'fastify-sse-v2', 'hono', 'h3'],
+    rounds: 3,
+    quickRounds: 1,
+    async work ({ server, client, isQuick }) {
+      const subscribers = 10_000
+      await open(server, client, 100)
+      await client.tell('close')
+      await new Promise(resolve => setTimeout(resolve, 500))
+      const { answer: before } = await server.tell('measure')
+      await open(server, client, subscribers)
+      const { answer: after } = await server.tell('measure')
+      await client.tell('tally')
+      await new Promise(resolve => setTimeout(resolve, isQuick ? 5000 : 10_000))
+      const [, bytes] = await client.tell('tally')
+      const { answer: later } = await server.tell('measure')
+      const cpu = later.cpu.user + later.cpu.system - after.cpu.user - after.cpu.system
+      await client.tell('close')
+      return {
+        figure: (after.rss - before.rss) / subscribers / 1024,
+        heap: (after.heapUsed - before.heapUsed) / subscribers / 1024,
+        // Of a chunk with a comment without text.
+        'CPU per heartbeat': cpu / (bytes / 7)
+      }
+    }
+  },
+  {
+    name: '100 readers that never read, one that does, 10 MB each: RSS',
+    unit: 'MB',
+    reach: '< 120 MB',
+    isLess: true,
+    isFresh: true,
+    also: { 'ms until the healthy one has all': '' },
+    without: notForChunks,
+    rounds: 3,
+    quickRounds: 1,
+    async work ({ server, client }) {
+      const chunks = 160
+      await client.tell(`dial 101 ${server.port} /chunks?n=${chunks}`)
+      await client.tell('pause 100')
+      const [, nanoseconds] = await client.tell(`stream ${chunks * 65_536}`)
+      const { answer: { rss } } = await server.tell('measure')
+      return { figure: rss / 1e6, 'ms until the healthy one has all': nanoseconds / 1e6 }
     }
   }
 ]

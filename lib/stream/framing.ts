@@ -78,10 +78,13 @@ export class FramedResponse implements Sink {
 
   on (event: 'drain', listener: () => void): void {
     this.#socket.on(event, listener)
+    // For what the response has written itself, which may not fill the socket.
+    this.#response.on(event, listener)
   }
 
   off (event: 'drain', listener: () => void): void {
     this.#socket.off(event, listener)
+    this.#response.off(event, listener)
   }
 
   #write (chunk: string | Uint8Array, done?: (error?: Error | null) => void): boolean {

@@ -1,10 +1,12 @@
 import '../fixtures/guard.ts'
+import type { ServerResponse } from 'node:http'
 import net from 'node:net'
 import t from 'tap'
 import type { FastifyReply } from 'fastify'
 import { deferred, eventually, turn } from '../fixtures/clock.ts'
-import { connect, fetchRaw, open } from '../fixtures/raw.ts'
+import { connect, dechunk, fetchRaw, open } from '../fixtures/raw.ts'
 import { serve } from '../fixtures/server.ts'
+import { FramedResponse } from '../../lib/stream/framing.ts'
 import type { EventStream, StreamWriter } from '../../lib/index.ts'
 
 /** What a connection got after its first head. */
@@ -157,4 +159,33 @@ t.test('a stream behind another one on its connection frames when its turn comes
   await client.until('data: late\n\n\r\n0\r\n\r\n')
   t.equal(client.received.replace(/HTTP\/1\.1 200 OK\r\n[^]*?\r\n\r\n/g, '<head>'),
     '<head>9\r\ndata: a\n\n\r\n9\r\ndata: b\n\n\r\n0\r\n\r\n<head>d\r\ndata: early\n\n\r\nc\r\ndata: late\n\n\r\n0\r\n\r\n')
+})
+
+t.test('what follows a first write that was longer than Node takes at once comes as well', async t => {
+  for (const size of [20_000, 70_000, 300_000, 3_000_000]) {
+    const { port } = await serve(t, (_request, reply) => reply.sse((async function * () { yield 'x'.repeat(size); await turn(); yield 'last' })()))
+    const client = open(t, port)
+    await client.until('data: last\n\n')
+    t.equal(dechunk(bodyOf(client)).body, `data: ${'x'.repeat(size)}\n\ndata: last\n\n`)
+  }
+})
+
+// Node.js 26 tells of room at the response when that has held back what it was given, and not at the socket.
+t.test("'drain' is that of the socket and that of the response", async t => {
+  let drains = 0
+  const onDrain = () => { drains++ }
+  const { port } = await serve(t, async (_request, reply) => {
+    await reply.sse()
+    const raw = reply.raw as ServerResponse
+    const framed = FramedResponse.of(raw) as FramedResponse
+    framed.on('drain', onDrain)
+    raw.emit('drain')
+    raw.socket?.emit('drain')
+    framed.off('drain', onDrain)
+    raw.emit('drain')
+    raw.socket?.emit('drain')
+  })
+  await open(t, port).until('\r\n\r\n')
+  await eventually(() => drains > 0)
+  t.equal(drains, 2)
 })

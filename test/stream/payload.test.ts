@@ -53,7 +53,8 @@ t.test('a stream that Fastify pipes into the response is handed over', async t =
     await fetchRaw(t, server.port)
     await server.outcome()
     const [before, after] = counts
-    t.strictSame(after, before)
+    // 'drain' is ours, from the head on.
+    t.strictSame(after, before.with(4, before[4] + 1))
   })
 
   t.test('nothing of ours is left on the response when the stream has closed', async t => {
