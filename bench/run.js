@@ -1,8 +1,8 @@
 /**
  * `npm run bench`: event streams of this package beside raw node:http, Fastify without a plugin, and other libraries,
- * at the same work. `--quick` takes less than three minutes; `--only=TEXT` runs the workloads whose names have it;
- * `--ours` runs raw and this package alone; `--save` writes bench/results.json and the table of the README; `--check`
- * fails when a ratio of this package is more than 15 % worse than there.
+ * at the same work. `--quick` does less of it; `--only=TEXT` runs the workloads whose names have it;
+ * `--ours` runs raw and this package alone; `--save` writes bench/results.json; `--check` fails when
+ * a ratio of this package is more than 15 % worse than there.
  *
  * Servers are processes on one core, the load client (C, one epoll) is one on another. In each round every library
  * does the work once, in turn; a figure is the median of its rounds as a ratio to the median of raw. The client counts
@@ -36,9 +36,6 @@ if (flags.includes('--check')) await check()
 if (flags.includes('--save')) {
   const machine = { cpu: os.cpus()[0]?.model, cores: os.availableParallelism(), pinned: isPinned, node: process.version, system: `${os.type()} ${os.release()}`, date: new Date().toISOString().slice(0, 10) }
   await writeFile(new URL('results.json', import.meta.url), `${JSON.stringify({ machine, libraries, results }, undefined, 1)}\n`)
-  const readme = new URL('../README.md', import.meta.url)
-  const text = await readFile(readme, 'utf8')
-  await writeFile(readme, text.replace(/(<!-- bench -->\n)[^]*?(<!-- \/bench -->)/, (all, before, after) => `${before}\n${rows.join('\n')}\n\n${after}`))
 }
 process.exit()
 

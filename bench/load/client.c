@@ -200,7 +200,8 @@ static void take(connection *c, const char *data, ssize_t length) {
   if (mode == bytes) return;
   count_events(c, data, length);
   if (mode == replies && is_over(c, data, length)) {
-    if (c->events != events_goal) { fprintf(stderr, "client: a reply of %u events, not %u\n", c->events, events_goal); exit(1); }
+    /* Some libraries begin with a block of their own. */
+    if (c->events < events_goal || c->events > events_goal + 2) { fprintf(stderr, "client: a reply of %u events, not %u\n", c->events, events_goal); exit(1); }
     done++;
     c->events = 0;
     if (asked < goal) { asked++; ask(c); }
