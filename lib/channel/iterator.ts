@@ -94,13 +94,9 @@ export class ChannelIterator implements AsyncIterableIterator<ChannelItem>, Subs
 
   deliver (cursor: Cursor, { frames }: Batch): void {
     for (const frame of frames) {
-      try {
-        if (!passes(this.#filter, frame, undefined)) continue
-      } catch (error) {
-        return this.#fail(error)
-      }
+      const isWanted = this.wants(frame)
       if (this.#isOver) return
-      this.#give(frame.isEvent ? frame.view : { type: 'position', id: frame.id })
+      if (isWanted) this.#give(frame.isEvent ? frame.view : { type: 'position', id: frame.id })
     }
   }
 

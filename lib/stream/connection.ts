@@ -198,9 +198,9 @@ export class Connection {
   /** The same, in this tick: Node holds an HTTP/1 write until the next one, to join what follows. */
   flushNow (): void {
     if (this.#framed === undefined || this.#queue.bytes > 0) this.flush()
-    const sink = this.#framed ?? this.#sink
     const response = this.#response
-    if (isHttp2(response) || response.socket === null || (sink !== this.#framed && sink !== response as Sink)) return
+    const isOurs = this.#framed !== undefined || this.#sink === response as Sink
+    if (isHttp2(response) || response.socket === null || !isOurs) return
     for (;;) {
       while (response.socket.writableCorked > 0) response.socket.uncork()
       // 'drain' comes in a later tick.

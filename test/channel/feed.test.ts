@@ -25,6 +25,27 @@ function brokerWith (own: (inner: Broker) => Partial<Broker> = () => ({})): Brok
   }
 }
 
+/** A broker of which a test has the tail: it may keep it from hearing, and hold up what was read. */
+function brokerOnALine () {
+  const line = {
+    tail: undefined as unknown as Tail,
+    isDeaf: false,
+    held: undefined as Promise<void> | undefined,
+    broker: brokerWith(inner => ({
+      tail: async (channel, own) => {
+        line.tail = own
+        return await inner.tail(channel, tailOf(event => { if (!line.isDeaf) own.event(event) }))
+      },
+      read: async (channel, from, limit) => {
+        const page = await inner.read(channel, from, limit)
+        if (line.held !== undefined) await line.held
+        return page
+      }
+    }))
+  }
+  return line
+}
+
 const noHost: FeedHost = { emptied () {}, away () {}, back () {}, ended () {} }
 const defaults: History = { events: 256, bytes: 1_048_576, age: 300_000 }
 
@@ -464,33 +485,21 @@ t.test('what is told while the log is read is in its place afterwards, and what 
 })
 
 t.test('more than a thousand events that are told while the log is read are read instead', async t => {
-  let answer = deferred()
-  let isHeld = false
-  let tail!: Tail
-  const broker = brokerWith(inner => ({
-    tail: async (channel, told) => {
-      tail = told
-      return await inner.tail(channel, told)
-    },
-    read: async (channel, from, limit) => {
-      const page = await inner.read(channel, from, limit)
-      if (isHeld) await answer.promise
-      return page
-    }
-  }))
+  const answer = deferred()
+  const line = brokerOnALine()
+  const { broker } = line
   const history = { ...defaults, events: 10_000 }
   const channels = new Channels(broker, JSON.stringify)
   t.teardown(() => channels.close())
   const iterator = channels.channel('news', { history }).subscribe()
   t.same(await take(iterator, 1), ['position'])
-  isHeld = true
-  answer = deferred()
-  tail.disrupted()
+  line.held = answer.promise
+  line.tail.disrupted()
   await turn()
   const all = Array.from({ length: 3000 }, (_, i) => String(i))
   for (const data of all) void broker.publish('news', `\ndata: ${data}\n`, { history })
   await turn()
-  isHeld = false
+  line.held = undefined
   answer.resolve()
   t.same(await take(iterator, 3000), all)
 })
@@ -590,15 +599,8 @@ t.test('a broker that is disrupted while publishes wait for the feed to open is 
 
 t.test('one that had seen everything when the link broke was not slow: it is told of the gap, whatever its lag', async t => {
   for (const lag of ['gap', 'latest', 'disconnect'] as const) {
-    let isDown = false
-    let tail!: Tail
-    const broker = brokerWith(inner => ({
-      tail: async (channel, own) => {
-        tail = own
-        return await inner.tail(channel, tailOf(event => { if (!isDown) own.event(event) }))
-      }
-    }))
-    const channels = new Channels(broker, JSON.stringify)
+    const line = brokerOnALine()
+    const channels = new Channels(line.broker, JSON.stringify)
     t.teardown(() => channels.close())
     const news = channels.channel('news', { history: { events: 2 } })
     const iterator = news.subscribe({ lag })
@@ -612,10 +614,10 @@ t.test('one that had seen everything when the link broke was not slow: it is tol
     }
     void read()
     await eventually(() => items.length === 1)
-    isDown = true
+    line.isDeaf = true
     for (let i = 0; i < 500; i++) await news.publish(`${i}`, { key: 'k' })
-    isDown = false
-    tail.disrupted()
+    line.isDeaf = false
+    line.tail.disrupted()
     await turn(20)
     t.same(items, ['position', 'unknown', '498', '499'])
   }
@@ -1210,21 +1212,14 @@ t.test('a broker that its owner closes ends those who follow, and those who come
 })
 
 t.test('one that falls out after a resync that moved the window is slow, as one that falls out at any other time', async t => {
-  let isDown = false
-  let tail!: Tail
-  const broker = brokerWith(inner => ({
-    tail: async (channel, own) => {
-      tail = own
-      return await inner.tail(channel, tailOf(event => { if (!isDown) own.event(event) }))
-    }
-  }))
-  const { feed, publish } = await openFeed(t, { events: 1000 }, broker)
+  const line = brokerOnALine()
+  const { feed, publish } = await openFeed(t, { events: 1000 }, line.broker)
   const client = new Client(feed)
   client.lag = 'disconnect'
-  isDown = true
+  line.isDeaf = true
   for (let i = 0; i < 300; i++) await publish(String(i))
-  isDown = false
-  tail.disrupted()
+  line.isDeaf = false
+  line.tail.disrupted()
   client.onDeliver = () => { client.hasRoom = false }
   await eventually(() => client.data.length > 0)
   for (let i = 0; i < 3000; i++) {
@@ -1292,25 +1287,13 @@ t.test('subscribers that stop while they catch up hold no events that the log ha
 
 t.test('what is told while the log is read is kept up to 1 MiB: more of it is read again', async t => {
   const answer = deferred()
-  let isHeld = false
-  let tail!: Tail
-  const broker = brokerWith(inner => ({
-    tail: async (channel, own) => {
-      tail = own
-      return await inner.tail(channel, own)
-    },
-    read: async (channel, from, limit) => {
-      const page = await inner.read(channel, from, limit)
-      if (isHeld) await answer.promise
-      return page
-    }
-  }))
-  const { feed, publish } = await openFeed(t, {}, broker)
+  const line = brokerOnALine()
+  const { feed, publish } = await openFeed(t, {}, line.broker)
   const client = new Client(feed)
-  isHeld = true
-  tail.disrupted()
+  line.held = answer.promise
+  line.tail.disrupted()
   for (let i = 0; i < 5; i++) await publish(`${i} ${'x'.repeat(500_000)}`)
-  isHeld = false
+  line.held = undefined
   answer.resolve()
   await eventually(() => client.data.length > 0 && client.data.at(-1)?.startsWith('4 ') === true)
   t.match(client.told[0], 'started')
