@@ -12,24 +12,34 @@ import { fileURLToPath } from 'node:url'
 const file = name => fileURLToPath(new URL(name, import.meta.url))
 const canPin = os.availableParallelism() > 1 && has('taskset')
 
-/** Compiles the C programs of this folder; throws when there is no compiler. */
+/** The commands that run the programs of this folder; compiles those in C, and throws when there is no compiler. */
 export function compile () {
   if (!has('cc')) throw new Error('the load client is written in C: install a C compiler (Debian: build-essential)')
   const folder = mkdtempSync(path.join(os.tmpdir(), 'bench-'))
   for (const name of ['client', 'server']) execFileSync('cc', ['-O2', '-o', path.join(folder, name), file(`${name}.c`)], { stdio: 'inherit' })
-  return { client: path.join(folder, 'client'), server: path.join(folder, 'server') }
+  return {
+    client: [path.join(folder, 'client')],
+    http2Client: [process.execPath, file('http2-client.js')],
+    server: [path.join(folder, 'server')]
+  }
 }
 
 /** True when servers and client are on different cores. */
 export const isPinned = canPin
 
+/** A load client, client.c or http2-client.js, by its command. */
 export class Client {
   #child
   #lines
 
-  constructor (program) {
-    this.#child = pinned(1, program, [], { stdio: ['pipe', 'pipe', 'inherit'] })
+  constructor (command) {
+    this.#child = spawn(command[0], command.slice(1), { stdio: ['pipe', 'pipe', 'inherit'] })
+    this.#child.stdin.on('error', () => {})
     this.#lines = createInterface({ input: this.#child.stdout })[Symbol.asyncIterator]()
+  }
+
+  pin () {
+    pin(1, this.#child)
   }
 
   /** Sends a command, and resolves with the words of the answer; with `answers: false` at once. */
@@ -42,9 +52,7 @@ export class Client {
   }
 
   async stop () {
-    if (this.#child.exitCode !== null) return
-    this.#child.kill()
-    await once(this.#child, 'exit')
+    await end(this.#child)
   }
 }
 
@@ -53,34 +61,42 @@ export class Server {
   #child
   #asked = new Map()
   #id = 0
+  #hasDied = false
   port
   acknowledgePort
 
-  static async start (library, flags = [], nodeFlags = []) {
+  static async start (library, flags = []) {
     const server = new Server()
-    server.#child = pinned(0, process.execPath, ['--expose-gc', '--no-warnings', ...nodeFlags, file('server.js'), library, ...flags], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
+    server.#child = spawn(process.execPath, ['--expose-gc', '--no-warnings', file('server.js'), library, ...flags], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
     server.#child.on('message', ({ id, ...answer }) => server.#asked.get(id)?.(answer))
-    server.#child.on('exit', () => { for (const settle of server.#asked.values()) settle({ died: true }) })
+    server.#child.on('exit', () => {
+      server.#hasDied = true
+      for (const settle of server.#asked.values()) settle({ died: true })
+    })
     const { answer } = await server.#answer('ready')
     Object.assign(server, answer)
     return server
+  }
+
+  pin () {
+    pin(0, this.#child)
   }
 
   /** Resolves with the answer, and the microseconds of CPU until then. */
   async tell (command, options = {}) {
     const id = ++this.#id
     const answered = this.#answer(id)
-    this.#child.send({ id, command, ...options })
+    // What cannot be sent is not answered: the process is about to exit.
+    this.#child.send({ id, command, ...options }, () => {})
     return await answered
   }
 
   async stop () {
-    if (this.#child.exitCode !== null) return
-    this.#child.kill()
-    await once(this.#child, 'exit')
+    await end(this.#child)
   }
 
   async #answer (id) {
+    if (this.#hasDied) throw new Error('the server died')
     const answer = await new Promise(resolve => this.#asked.set(id, resolve))
     this.#asked.delete(id)
     if (answer.died) throw new Error('the server died')
@@ -94,12 +110,16 @@ export class PlainServer {
   port
   acknowledgePort = 0
 
-  static async start (program) {
+  static async start (command) {
     const server = new PlainServer()
-    server.#child = pinned(0, program, [], { stdio: ['pipe', 'pipe', 'inherit'] })
+    server.#child = spawn(command[0], command.slice(1), { stdio: ['pipe', 'pipe', 'inherit'] })
     const [port] = await once(server.#child.stdout, 'data')
     server.port = Number(port)
     return server
+  }
+
+  pin () {
+    pin(0, this.#child)
   }
 
   async tell (command, { turns } = {}) {
@@ -108,13 +128,19 @@ export class PlainServer {
   }
 
   async stop () {
-    this.#child.kill()
-    await once(this.#child, 'exit')
+    await end(this.#child)
   }
 }
 
-function pinned (core, program, args, options) {
-  return canPin ? spawn('taskset', ['-c', String(core), program, ...args], options) : spawn(program, args, options)
+/** Keeps a process on a core from now on: until then several start at once on all of them. */
+function pin (core, child) {
+  if (canPin) execFileSync('taskset', ['-a', '-c', '-p', String(core), String(child.pid)], { stdio: 'ignore' })
+}
+
+async function end (child) {
+  if (child.exitCode !== null || child.signalCode !== null) return
+  child.kill('SIGKILL')
+  await once(child, 'exit')
 }
 
 function has (program) {

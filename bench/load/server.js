@@ -1,6 +1,6 @@
 /**
  * One library as a server, in a process of its own: it is told what to do, and answers when that is done.
- * node bench/load/server.js LIBRARY
+ * node bench/load/server.js LIBRARY [http2] [heartbeat=MILLISECONDS]
  *
  * The routes: /fan is a subscriber of what is published; /async, /sync and /short are streams of `?n=` small events of
  * an async generator, of a sync one, and of a short answer; /chunks is a body of `?n=` chunks of 64 KiB.
@@ -82,10 +82,7 @@ const libraries = {
         writeAll(response, tokens(n), block)
       }
     }
-    const server = isHttp2 ? http2.createServer(serve) : http.createServer(serve)
-    server.listen(0, '127.0.0.1', 8192)
-    await once(server, 'listening')
-    return { port: server.address().port, ...fan }
+    return { port: await listen(serve), ...fan }
   },
 
   async 'fastify + reply.raw' () {
@@ -229,7 +226,7 @@ const libraries = {
     })
     app.get('/async', stream)
     app.get('/short', stream)
-    const server = serve({ fetch: app.fetch, port: 0, hostname: '127.0.0.1' })
+    const server = serve({ fetch: app.fetch, port: 0, hostname: '127.0.0.1', ...isHttp2 && { createServer: http2.createServer } })
     await once(server, 'listening')
     return {
       port: server.address().port,
@@ -260,15 +257,20 @@ const libraries = {
     }
     app.get('/async', stream)
     app.get('/short', stream)
-    const server = http.createServer(toNodeHandler(app))
-    server.listen(0, '127.0.0.1', 8192)
-    await once(server, 'listening')
     return {
-      port: server.address().port,
+      port: await listen(toNodeHandler(app)),
       publish (n, text = data) { for (const stream of streams) stream.push({ event: 'tick', id: idOf(n), data: text }) },
       size: () => streams.size
     }
   }
+}
+
+/** A server without a framework; resolves with its port. */
+async function listen (serve) {
+  const server = isHttp2 ? http2.createServer(serve) : http.createServer(serve)
+  server.listen(0, '127.0.0.1', 8192)
+  await once(server, 'listening')
+  return server.address().port
 }
 
 async function fastify (routes, fan) {
