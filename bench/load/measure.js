@@ -24,7 +24,7 @@ export async function measure (workload, { libraries, programs, isQuick }) {
     }
   }
   const start = async library => {
-    const server = library === 'C' ? await PlainServer.start(programs.server) : await Server.start(library, flagsOf(workload, isQuick))
+    const server = library === 'C' ? await PlainServer.start(programs.server) : await Server.start(library, workload.flags)
     const client = new Client(programs[workload.client ?? 'client'])
     pairs.set(library, { server, client })
     await prepare?.({ server, client })
@@ -54,10 +54,6 @@ export async function measure (workload, { libraries, programs, isQuick }) {
     row({ name, unit, reach, isLess }, 'figure', outcomes),
     ...Object.entries(also).map(([key, own]) => row({ name: nameOf(workload, key), ...own, isLess }, key, outcomes))
   ]
-}
-
-function flagsOf ({ flags = [], quickFlags = flags }, isQuick) {
-  return isQuick ? quickFlags : flags
 }
 
 /** Prints a row with all that was measured. */
