@@ -1,13 +1,11 @@
 /**
  * `npm run bench:report`: writes what bench/results.json holds into the README, between its bench marks, and draws
- * bench/scaling.svg. A test holds both equal to the results.
+ * bench/scaling.svg. A test holds both equal to what was measured.
  */
 import { readFile, writeFile } from 'node:fs/promises'
 import process from 'node:process'
 import { fileURLToPath } from 'node:url'
 import { plotOf } from './load/plot.js'
-
-export { plotOf }
 
 const columns = ['fastify-streaming', '@fastify/sse', 'fastify-sse-v2', 'better-sse', 'hono', 'h3', 'fastify + reply.raw', 'reply.send(Readable)', 'C']
 
@@ -19,8 +17,8 @@ export function tableOf ({ machine, isQuick, results }) {
     '',
     `| | plain \`node:http\` | ${names.join(' | ')} |`,
     `|---|${'---|'.repeat(columns.length + 1)}`,
-    ...results.map(({ name, unit, isLess, medians, ratios }) =>
-      `| ${name}${isLess ? ' ↓' : ''} | ${figure(medians.raw)} ${unit} | ${columns.map(library => ratios[library]?.toFixed(2) ?? '–').join(' | ')} |`)
+    ...results.map(({ name, unit, note, isLess, medians, ratios }) =>
+      `| ${name}${note === undefined ? '' : ` (${note})`}${isLess ? ' ↓' : ''} | ${figure(medians.raw)} ${unit} | ${columns.map(library => ratios[library]?.toFixed(2) ?? '–').join(' | ')} |`)
   ].join('\n')
 }
 
@@ -40,7 +38,7 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const readmeFile = new URL('../README.md', import.meta.url)
   const results = JSON.parse(await readFile(new URL('results.json', import.meta.url), 'utf8'))
   const readme = await readFile(readmeFile, 'utf8')
-  const marks = /(<!-- bench -->\n)[^]*?(\n<!-- \/bench -->)/
+  const marks = /(<!-- bench -->\n\n)[^]*?(\n\n<!-- \/bench -->)/
   if (!marks.test(readme)) throw new Error('The README has no bench marks')
   await writeFile(readmeFile, readme.replace(marks, (all, before, after) => `${before}${tableOf(results)}${after}`))
   await writeFile(new URL('scaling.svg', import.meta.url), plotOf(results.scaling))

@@ -920,6 +920,15 @@ t.test('the peers are compared in the versions that are installed', async t => {
   }
 })
 
+t.test('the table and the plot of speed show what was measured and saved', async t => {
+  const { tableOf } = await import('../bench/report.js' as string)
+  const { plotOf } = await import('../bench/load/plot.js' as string)
+  const results = JSON.parse(await readFile(path.join(root, 'bench/results.json'), 'utf8'))
+  const [, shown] = /<!-- bench -->\n\n([^]*?)\n\n<!-- \/bench -->/.exec(readme) ?? []
+  t.equal(shown, tableOf(results))
+  t.equal((await readFile(path.join(root, 'bench/scaling.svg'), 'utf8')).replaceAll('\r\n', '\n'), plotOf(results.scaling))
+})
+
 t.test('the links of the README lead somewhere', async t => {
   const slugs = [...readme.matchAll(/^#+ (.*)$/gm)].map(([, heading]) => `#${heading.toLowerCase().replaceAll(/[^\w\- ]/g, '').replaceAll(' ', '-')}`)
   for (const [, target] of readme.matchAll(/\]\((?!https?:)([^)]+)\)/g)) {

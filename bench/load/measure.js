@@ -27,7 +27,7 @@ export async function measure (workload, { libraries, programs, isQuick }) {
     const server = library === 'C' ? await PlainServer.start(programs.server) : await Server.start(library, workload.flags)
     const client = new Client(programs[workload.client ?? 'client'])
     pairs.set(library, { server, client })
-    await prepare?.({ server, client })
+    await prepare?.({ server, client, isQuick })
     server.pin()
     client.pin()
   }
@@ -49,16 +49,16 @@ export async function measure (workload, { libraries, programs, isQuick }) {
   }
   await Promise.all([...pairs.keys()].map(stop))
   if (!outcomes.has('raw')) throw new Error(`${workload.name}: there is nothing to compare with`)
-  const { name, unit, reach, isLess = false, also = {} } = workload
+  const { name, unit, reach, isLess = false, also = {}, quickNote } = workload
   return [
-    row({ name, unit, reach, isLess }, 'figure', outcomes),
+    row({ name, unit, reach, isLess, ...isQuick && quickNote && { note: quickNote } }, 'figure', outcomes),
     ...Object.entries(also).map(([key, own]) => row({ name: nameOf(workload, key), ...own, isLess }, key, outcomes))
   ]
 }
 
 /** Prints a row with all that was measured. */
-export function print ({ name, unit, reach, ratios, medians, spread, clientShare }) {
-  console.log(`\n${name}, ${unit}${reach === '' ? '' : ` (reach: ${reach})`}`)
+export function print ({ name, unit, reach, note, ratios, medians, spread, clientShare }) {
+  console.log(`\n${name}, ${unit}${reach === '' ? '' : ` (reach: ${reach})`}${note === undefined ? '' : `, ${note}`}`)
   for (const [library, ratio] of Object.entries(ratios)) {
     const share = clientShare?.[library] === undefined ? '' : `  client ${Math.round(clientShare[library] * 100)} %`
     console.log(`  ${library.padEnd(24)} ${ratio.toFixed(2)}  ${short(medians[library])} (${spread[library].map(short).join(' to ')})${share}`)
