@@ -12,7 +12,7 @@ const panel = { width: 340, height: 210, top: 62, gap: 70, left: 46 }
 export function plotOf ({ sizes, figures }) {
   const panels = [
     { title: 'Server CPU per delivery', key: 'cpu', unit: 'µs' },
-    // RSS of 100 subscribers is mostly what the allocator happens to hold.
+    // RSS of 100 subscribers is no more than pages that come and go.
     { title: 'Heap per subscriber', key: 'heap', unit: 'KiB' }
   ]
   const width = panel.left + 2 * panel.width + panel.gap + 30
@@ -43,7 +43,7 @@ function panelOf ({ title, unit, sizes, values }) {
       `<path d="M0 ${y(tick)}H${panel.width}" stroke="${grey}" stroke-opacity="${tick === 0 ? 1 : 0.3}"/>`,
       text(-8, y(tick) + 4, tick.toFixed(1), 'text-anchor="end"')
     ]),
-    ...sizes.map(size => text(x(size), panel.height + 18, size.toLocaleString('en-US'), 'text-anchor="middle"')),
+    ...sizes.map(size => text(x(size), panel.height + 18, size.toLocaleString('en-US', { notation: 'compact' }), 'text-anchor="middle"')),
     text(panel.width / 2, panel.height + 38, `subscribers (1.0 is the cost at ${sizes[0]})`, 'text-anchor="middle"'),
     ...lines.flatMap(({ colour }, i) => [
       `<polyline points="${sizes.map((size, k) => `${x(size)},${y(relative[i][k])}`).join(' ')}" fill="none" stroke="${colour}" stroke-width="2"/>`,

@@ -77,13 +77,7 @@ export const workloads = [
     unit: 'replies/s',
     reach: '≥ 1.9',
     without: ['C'],
-    async work ({ server, client, isQuick }) {
-      const replies = isQuick ? 1000 : 10_000
-      await client.tell(`dial 50 ${server.port} /short?n=20`)
-      const [, nanoseconds, cpu] = await client.tell(`replies ${replies} 20`)
-      await client.tell('close')
-      return { figure: replies / nanoseconds * 1e9, clientShare: cpu * 1000 / nanoseconds }
-    }
+    ...shortReplies({ replies: 10_000, quickReplies: 1000, warmUp: 3000 })
   },
   {
     name: '64 KiB chunks on one response',
@@ -223,10 +217,23 @@ function oneStream ({ path, streams, events, quickEvents }) {
   }
 }
 
-/** Opens so many subscribers, and waits until the server knows of all. */
-export async function open (server, client, subscribers) {
+function shortReplies ({ replies, quickReplies, warmUp }) {
+  const ask = async ({ server, client }, replies) => {
+    await client.tell(`dial 50 ${server.port} /short?n=20`)
+    const [, nanoseconds, cpu] = await client.tell(`replies ${replies} 20`)
+    await client.tell('close')
+    return { figure: replies / nanoseconds * 1e9, clientShare: cpu * 1000 / nanoseconds }
+  }
+  return {
+    prepare: async pair => { await ask(pair, warmUp) },
+    work: async ({ isQuick, ...pair }) => await ask(pair, isQuick ? quickReplies : replies)
+  }
+}
+
+/** Opens so many subscribers, and waits until the server knows of all, and of those that are there already. */
+export async function open (server, client, subscribers, others = 0) {
   await client.tell(`open ${subscribers} ${server.port} /fan`)
-  while (![subscribers, undefined].includes((await server.tell('size')).answer)) await setTimeout(20)
+  await hasSize(server, subscribers + others)
 }
 
 /** Waits until nothing is on its way. */
@@ -243,8 +250,13 @@ export async function delivered (server, client, wanted, [command, options]) {
   return [words, cpu]
 }
 
-/** Closes all, and waits until the server knows. */
-export async function close (server, client) {
+/** Closes all of a client, and waits until the server has only those of others. */
+export async function close (server, client, others = 0) {
   await client.tell('close')
-  while (![0, undefined].includes((await server.tell('size')).answer)) await setTimeout(20)
+  await hasSize(server, others)
+}
+
+/** A server that does not count has any size. */
+async function hasSize (server, size) {
+  while (![size, undefined].includes((await server.tell('size')).answer)) await setTimeout(20)
 }
