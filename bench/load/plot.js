@@ -43,7 +43,7 @@ function panelOf ({ title, unit, sizes, values }) {
       `<path d="M0 ${y(tick)}H${panel.width}" stroke="${grey}" stroke-opacity="${tick === 0 ? 1 : 0.3}"/>`,
       text(-8, y(tick) + 4, tick.toFixed(1), 'text-anchor="end"')
     ]),
-    ...sizes.map(size => text(x(size), panel.height + 18, size.toLocaleString('en-US', { notation: 'compact' }), 'text-anchor="middle"')),
+    ...sizes.map(size => text(x(size), panel.height + 18, size.toLocaleString('en-US', { notation: 'compact', maximumFractionDigits: 1 }), 'text-anchor="middle"')),
     text(panel.width / 2, panel.height + 38, `subscribers (1.0 is the cost at ${sizes[0]})`, 'text-anchor="middle"'),
     ...lines.flatMap(({ colour }, i) => [
       `<polyline points="${sizes.map((size, k) => `${x(size)},${y(relative[i][k])}`).join(' ')}" fill="none" stroke="${colour}" stroke-width="2"/>`,
