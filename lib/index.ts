@@ -7,7 +7,7 @@ import { Channels } from './channel/channels.ts'
 import { FST_STREAM_NAME_TAKEN, withCause } from './errors.ts'
 import { resolvePluginOptions, type ChannelOptions, type StreamingOptions } from './options.ts'
 import { Registration } from './registration.ts'
-import { markSent, ownerOf, unmarkSent } from './stream/payload.ts'
+import { markSentOnSend, ownerOf, unmarkSent } from './stream/payload.ts'
 import { sendEventStream } from './stream/sse.ts'
 import { sendStreamWriter } from './stream/writer.ts'
 import '../types/fastify.ts'
@@ -54,10 +54,7 @@ async function streaming (app: FastifyInstance, options: StreamingOptions): Prom
   app.decorate(kRegistered, true)
   app.addHook('preClose', async () => await registration.shutDown())
   app.addHook('onClose', async () => await channels.close())
-  app.addHook('onSend', (request, reply, payload, done) => {
-    markSent(reply)
-    done()
-  })
+  app.addHook('onSend', markSentOnSend)
   app.addHook('onError', (request, reply, error: FastifyError, done) => {
     unmarkSent(reply)
     ownerOf(reply)?.replacedByError(error)

@@ -65,6 +65,13 @@ export class ChunkQueue {
     return chunk
   }
 
+  /** Takes everything out, in one piece. */
+  shiftAll (): Buffer {
+    const chunks = this.#chunks.map(chunk => typeof chunk === 'string' ? Buffer.from(chunk) : chunk)
+    this.clear()
+    return chunks.length === 1 ? Buffer.from(chunks[0].buffer, chunks[0].byteOffset, chunks[0].length) : Buffer.concat(chunks)
+  }
+
   clear (): void {
     this.#chunks.length = 0
     this.#block = undefined

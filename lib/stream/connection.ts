@@ -41,6 +41,8 @@ export class Connection {
   bytes = 0
   /** `performance.now()` of the last write. */
   lastWrite = performance.now()
+  /** What is ready before the head is asked for, up to a slice, and not the first chunk alone. */
+  isCollecting = false
 
   readonly #response: RawResponse
   readonly #request: IncomingMessage
@@ -110,7 +112,8 @@ export class Connection {
 
   /** True while the next item may be asked for. */
   get hasRoom (): boolean {
-    return !this.#blocked && (this.#sink === undefined ? this.#queue.bytes === 0 : this.#queue.isShort)
+    if (this.#sink === undefined && !this.isCollecting) return this.#queue.bytes === 0
+    return !this.#blocked && this.#queue.isShort
   }
 
   /** Resolves `true` when there is room, `false` when the response has closed. */
@@ -147,13 +150,37 @@ export class Connection {
     this.#watch()
   }
 
+  /** True while all of the body could be sent in one piece. */
+  get isShort (): boolean {
+    return this.#queue.isShort && !this.#oneAtATime
+  }
+
+  /** Gives the body, which is whole before its head, to somebody else who sends it. */
+  take (prelude: string): Buffer {
+    this.#prepend(prelude)
+    this.#ending = true
+    this.#ended = true
+    this.#writes++
+    this.#waitingSince = performance.now()
+    this.#giveRoom(false)
+    return this.#queue.shiftAll()
+  }
+
+  /** What was taken has been written to the response. */
+  taken (): void {
+    if (this.#response.writableLength > 0) this.#watch()
+  }
+
+  #prepend (prelude: string): void {
+    if (prelude === '') return
+    this.bytes += prelude.length
+    this.#queue.unshift(prelude)
+  }
+
   /** Opens the way: `prelude` and then whatever waits go to `sink`, in the next tick. */
   attach (sink: Sink, prelude: string): void {
     this.#sink = sink
-    if (prelude !== '') {
-      this.bytes += prelude.length
-      this.#queue.unshift(prelude)
-    }
+    this.#prepend(prelude)
     this.lastWrite = performance.now()
     sink.on('drain', this.#onDrain)
     // An idle time limit of the server must not cut a stream that has nothing to say.
@@ -305,7 +332,7 @@ export class Connection {
     } else if (!this.#isWaiting) {
       return
     }
-    const isBehindAnother = !isHttp2(this.#response) && !this.#ended && this.#response.socket === null
+    const isBehindAnother = !isHttp2(this.#response) && !this.#response.writableFinished && this.#response.socket === null
     const left = this.#waitingSince + this.#writeTimeout - performance.now()
     if (isBehindAnother) this.#watch()
     else if (left > 0) this.#watch(Math.ceil(left))

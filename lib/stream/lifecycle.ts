@@ -9,7 +9,7 @@ import { retryLine } from './encode.ts'
 import { SharedChunk } from './framing.ts'
 import { Head } from './head.ts'
 import type { Beating, Heartbeats } from './heartbeat.ts'
-import { clearHandlerTimeout, disown, emptyPayload, hasTrailers, isSendingError, own, Payload, removeTrailers, sendError, sendOwned, type ReplyOwner } from './payload.ts'
+import { clearHandlerTimeout, disown, emptyPayload, hasTrailers, isSeenByHooks, isSendingError, own, Payload, removeTrailers, sendError, sendOwned, type ReplyOwner } from './payload.ts'
 import { isPromiseLike } from './promise-like.ts'
 import type { LiveReader, LiveTarget } from './live.ts'
 import { onAbort } from './shared-listener.ts'
@@ -80,10 +80,11 @@ export interface Refusal {
 export type Farewell = { last: string } | 'cut'
 
 /**
- * idle: no head asked for. sending: with Fastify, its hooks run. open: the response is ours. bodiless: Fastify sends a
- * head alone. refused: Fastify sends an error, or something else instead of the stream. closed: nothing can be sent.
+ * idle: no head asked for. committed: it is sent in the next tick. sending: with Fastify, its hooks run. open: the
+ * response is ours. whole: Fastify sends all of the body. bodiless: Fastify sends a head alone. refused: Fastify sends an
+ * error, or something else instead of the stream. closed: nothing can be sent.
  */
-type Phase = 'idle' | 'sending' | 'open' | 'bodiless' | 'refused' | 'closed'
+type Phase = 'idle' | 'committed' | 'sending' | 'open' | 'whole' | 'bodiless' | 'refused' | 'closed'
 
 export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating {
   abstract readonly kind: StreamKind
@@ -124,7 +125,7 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     this.closed = new Promise(resolve => { settle = resolve })
     this.#settle = settle
     this.#head = new Head(reply)
-    Object.defineProperty(reply.raw, kOutcome, { configurable: true, value: this.closed })
+    ;(reply.raw as { [kOutcome]?: Promise<StreamOutcome> })[kOutcome] = this.closed
     own(reply, this)
   }
 
@@ -188,13 +189,53 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     }
   }
 
-  /** Hands the stream to Fastify: its onSend hooks run, and the head is sent. */
+  /**
+   * Asks for the head. Without hooks to see a stream it is sent in the next tick, when everything that is ready has
+   * been written: a body that is whole by then needs no stream.
+   */
   protected commit (): void {
     if (this.#phase !== 'idle') return
     clearTimeout(this.#commitTimer)
-    this.#phase = 'sending'
     this.#head.prepare(this.contentHeaders())
-    sendOwned(this.reply, new Payload(this.reply.raw, this))
+    if (!this.connection.isShort || isSeenByHooks(this.reply)) return this.#send()
+    this.#phase = 'committed'
+    this.connection.isCollecting = true
+    process.nextTick(sendCommitted, this)
+  }
+
+  static sendCommitted (stream: Lifecycle): void {
+    if (stream.#phase === 'committed') stream.#send()
+  }
+
+  /** Hands the stream to Fastify: its onSend hooks run, and the head is sent. */
+  #send (): void {
+    this.connection.isCollecting = false
+    const last = this.#lastOfWhole()
+    this.#phase = last === undefined ? 'sending' : 'whole'
+    try {
+      if (last === undefined) sendOwned(this.reply, new Payload(this.reply.raw, this))
+      else this.#sendWhole(last)
+    } catch (error) {
+      // A header that Node refuses, of a reply without hooks: they would have brought it to Fastify.
+      this.replacedByError(error)
+      sendError(this.reply, error)
+    }
+  }
+
+  #lastOfWhole (): string | undefined {
+    if (this.#phase !== 'committed' || this.#reason === undefined || !this.connection.isShort || hasTrailers(this.reply)) return undefined
+    const farewell = this.farewell(this.#reason, this.#error)
+    return farewell === 'cut' ? undefined : farewell.last
+  }
+
+  #sendWhole (last: string): void {
+    const { connection, reply } = this
+    connection.write(last)
+    sendOwned(reply, connection.take(this.prelude()))
+    // Fastify may have found an error.
+    if (this.#phase !== 'whole') return
+    this.#reportOpened()
+    connection.taken()
   }
 
   /**
@@ -219,10 +260,17 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     this.#source = source
     try {
       for (;;) {
-        let result = source.next()
-        if (isPromiseLike(result)) result = await result
+        let result
+        let isDone = true
+        try {
+          result = source.next()
+          if (isPromiseLike(result)) result = await result
+          isDone = result.done === true
+        } finally {
+          if (isDone) source.finished?.()
+        }
         if (!this.isOpen) return
-        if (result.done === true) break
+        if (isDone) break
         this.take(result.value)
         if (!connection.hasRoom && !await connection.room()) return
         if (this.#turns.isDue(connection.bytes)) {
@@ -281,6 +329,8 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
 
   /** Ends the stream. The first reason counts. */
   end (reason: StreamOutcome['reason'], error?: unknown): void {
+    // What has come before is to reach the client, too.
+    if (this.#phase === 'committed' && reason !== 'completed' && reason !== 'closed') this.#send()
     if (this.#reason !== undefined) return
     this.#reason = reason
     this.#error = error
@@ -305,7 +355,11 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     if (this.#phase !== 'sending') return
     if (this.#refusal === undefined && hasTrailers(this.reply)) {
       removeTrailers(this.reply)
-      this.end('failed', new FST_STREAM_TRAILER())
+      this.#refusal = new FST_STREAM_TRAILER()
+      this.end('failed', this.#refusal)
+      // It may have ended before.
+      this.#reason = 'failed'
+      this.#error = this.#refusal
     }
     if (this.#refusal !== undefined) return this.#refuse(this.#refusal)
     this.#phase = 'open'
@@ -387,7 +441,7 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     const outcome: StreamOutcome = {
       reason,
       events: isReplaced ? 0 : this.eventCount,
-      bytes: phase === 'open' ? this.connection.bytes : 0,
+      bytes: phase === 'open' || phase === 'whole' ? this.connection.bytes : 0,
       duration: Math.round(performance.now() - this.#startedAt)
     }
     if (reason === 'failed' || reason === 'aborted') outcome.error = this.#error
@@ -536,6 +590,8 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     this.#forgetSignal = undefined
   }
 }
+
+const { sendCommitted } = Lifecycle
 
 /** The reason of a stream's signal. */
 function abortError (reason: StreamOutcome['reason']): DOMException {

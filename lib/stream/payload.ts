@@ -130,11 +130,6 @@ export function claim (reply: FastifyReply, source: unknown): void {
   throw new FST_STREAM_ALREADY_STREAMING()
 }
 
-/** Notes that something was sent on the reply; hooks may still be running. */
-export function markSent (reply: FastifyReply): void {
-  (reply as OwnedReply)[kSent] = true
-}
-
 /** Notes that what was sent is being replaced by an error reply. */
 export function unmarkSent (reply: FastifyReply): void {
   (reply as OwnedReply)[kSent] = false
@@ -145,30 +140,53 @@ export function own (reply: FastifyReply, owner: ReplyOwner): void {
   (reply as OwnedReply)[kOwner] = owner
   // Somebody may have put a send() of his own on this reply, to trace it for example.
   if (Object.hasOwn(reply, 'send')) (reply as OwnedReply)[kSend] = reply.send
-  Object.defineProperties(reply, ownedProperties)
+  reply.send = sendWhileOwned
+  Object.defineProperty(reply, 'sent', sentWhileOwned)
 }
 
 /** Gives the reply back to Fastify: for its error reply, or because the stream is over. */
 export function disown (reply: FastifyReply): void {
   if (ownerOf(reply) === undefined) return
-  const send = (reply as OwnedReply)[kSend]
-  delete (reply as OwnedReply)[kOwner]
-  delete (reply as { sent?: boolean }).sent
-  if (send === undefined) delete (reply as Partial<FastifyReply>).send
-  else reply.send = send
+  // Not deleted: an object that has lost a property is slow for whoever uses it.
+  ;(reply as OwnedReply)[kOwner] = undefined
+  reply.send = sendOf(reply)
 }
 
 /** Sends an error past the owner's guard, whatever was thrown. */
 export function sendError (reply: FastifyReply, error: unknown): void {
-  const isError = internalKey(reply, 'fastify.reply.isError')
-  if (isError !== undefined) (reply as OwnedReply)[isError] = true
-  sendOwned(reply, error)
+  markError(reply, true)
+  sendOf(reply).call(reply, error)
 }
 
-/** Sends past the owner's guard. */
+/** Sends past the owner's guard, also when the handler has failed meanwhile. */
 export function sendOwned (reply: FastifyReply, ...payload: unknown[]): void {
-  const send = (reply as OwnedReply)[kSend] ?? (Object.getPrototypeOf(reply) as FastifyReply).send
-  send.apply(reply, payload as [unknown])
+  const isError = isSendingError(reply)
+  if (isError) markError(reply, false)
+  sendOf(reply).apply(reply, payload as [unknown])
+  if (isError) markError(reply, true)
+}
+
+function markError (reply: FastifyReply, isError: boolean): void {
+  const key = internalKey(reply, 'fastify.reply.isError')
+  if (key !== undefined) (reply as OwnedReply)[key] = isError
+}
+
+function sendOf (reply: FastifyReply): FastifyReply['send'] {
+  return (reply as OwnedReply)[kSend] ?? (Object.getPrototypeOf(reply) as FastifyReply).send
+}
+
+/** The onSend hook of this package: notes that something was sent on the reply. */
+export function markSentOnSend (request: FastifyRequest, reply: FastifyReply, payload: unknown, done: () => void): void {
+  (reply as OwnedReply)[kSent] = true
+  done()
+}
+
+/** True when an onSend hook other than ours will be given what is sent on this reply. */
+export function isSeenByHooks (reply: FastifyReply): boolean {
+  const context = internal(reply.request, 'fastify.context') as { onSend?: Array<{ name: string }> | null } | undefined
+  if (context?.onSend === null) return false
+  // Fastify binds them.
+  return context?.onSend?.every(hook => hook.name === `bound ${markSentOnSend.name}`) !== true
 }
 
 /** True when a trailer is set on the reply, now. */
@@ -204,19 +222,29 @@ export function clearHandlerTimeout (reply: FastifyReply): void {
 
 // Fastify has no public word for these; test/stream/payload holds that they are there on every version that CI runs.
 function internalKey (owner: FastifyReply | FastifyRequest, description: string): symbol | undefined {
-  return Object.getOwnPropertySymbols(owner).find(symbol => symbol.description === description)
+  // Each copy of Fastify has its own.
+  const prototype = Object.getPrototypeOf(owner) as object
+  let keys = internalKeys.get(prototype)
+  if (keys === undefined) internalKeys.set(prototype, keys = {})
+  keys[description] ??= Object.getOwnPropertySymbols(owner).find(symbol => symbol.description === description)
+  return keys[description]
 }
+
+const internalKeys = new WeakMap<object, Record<string, symbol | undefined>>()
 
 function internal (owner: FastifyReply | FastifyRequest, description: string): unknown {
   const key = internalKey(owner, description)
   return key === undefined ? undefined : (owner as unknown as Record<symbol, unknown>)[key]
 }
 
-const ownedProperties: PropertyDescriptorMap = {
-  send: { configurable: true, enumerable: true, writable: true, value: sendWhileOwned },
+const sentWhileOwned: PropertyDescriptor = {
+  configurable: true,
+  enumerable: true,
   // As with any stream payload, `sent` is false until the response has ended. It also makes Fastify bring the error of
   // a handler that throws after its stream has a head to send(), instead of only logging it.
-  sent: { configurable: true, enumerable: true, get: () => false }
+  get (this: FastifyReply): boolean {
+    return ownerOf(this) === undefined && Reflect.get(Object.getPrototypeOf(this) as FastifyReply, 'sent', this)
+  }
 }
 
 function sendWhileOwned (this: FastifyReply, ...args: unknown[]): FastifyReply {
@@ -225,8 +253,7 @@ function sendWhileOwned (this: FastifyReply, ...args: unknown[]): FastifyReply {
   const isForgotten = args.length === 1 && payload === undefined
   if (payload instanceof FST_STREAM_ALREADY_STREAMING) {
     // The call threw; the stream that was first goes on.
-    const isError = internalKey(this, 'fastify.reply.isError')
-    if (isError !== undefined) (this as OwnedReply)[isError] = false
+    markError(this, false)
     this.log.warn({ err: payload }, 'a second stream on one reply is refused')
   } else if (payload instanceof Error || isSendingError(this)) {
     ownerOf(this)?.handlerFailed(payload)

@@ -10,6 +10,8 @@ import { ignoreRejection, isPromiseLike } from './promise-like.ts'
 export interface Source {
   /** The next item; never asked for again while an answer is pending, after the end, or after `release()`. */
   next (): IteratorResult<unknown> | PromiseLike<IteratorResult<unknown>>
+  /** Is told that what `next()` gave was the end, or an error. */
+  finished? (): void
   /** Lets go of a source that has not ended by itself. Waits for nothing; further calls do nothing. */
   release (): void
 }
@@ -74,16 +76,14 @@ class IteratorSource implements Source {
     this.#iterator = iterator
   }
 
-  async next (): Promise<IteratorResult<unknown>> {
-    try {
-      const result = await this.#iterator.next()
-      if (result.done === true) this.#over = true
-      return result
-    } catch (error) {
-      // An iterator that throws has finished by itself: `for await` does not call return() either.
-      this.#over = true
-      throw error
-    }
+  next (): IteratorResult<unknown> | PromiseLike<IteratorResult<unknown>> {
+    return this.#iterator.next()
+  }
+
+  // Told by the reader, as a promise of its own for each item would cost more than the item. One that throws has finished
+  // too: `for await` does not call return() either.
+  finished (): void {
+    this.#over = true
   }
 
   release (): void {

@@ -1,4 +1,5 @@
 import '../fixtures/guard.ts'
+import type { AddressInfo } from 'node:net'
 import cookie from '@fastify/cookie'
 import compress from '@fastify/compress'
 import cors from '@fastify/cors'
@@ -10,6 +11,7 @@ import t, { type Test } from 'tap'
 import { deferred, eventually, fakeClock, turn } from '../fixtures/clock.ts'
 import { fetchRaw, open } from '../fixtures/raw.ts'
 import { soon, Teapot } from '../fixtures/samples.ts'
+import streaming from '../../lib/index.ts'
 import { serve, troubles, type TestServer } from '../fixtures/server.ts'
 
 const eventStreamHead =
@@ -19,6 +21,11 @@ const eventStreamHead =
   'x-accel-buffering: no\r\n' +
   'Connection: close\r\n' +
   'Transfer-Encoding: chunked'
+
+/** Of a body that is whole before its head. */
+function wholeHead (bytes: number): string {
+  return eventStreamHead.replace('Connection: close\r\nTransfer-Encoding: chunked', `content-length: ${bytes}\r\nConnection: close`)
+}
 
 function withoutDate (head: string): string {
   return head.replace(/^Date: .*\r\n/m, '')
@@ -219,7 +226,7 @@ t.test('when the head is sent', async t => {
   t.test('an empty source gives the head and the end', async t => {
     const server = await serve(t, (request, reply) => reply.sse([], { commitAfter: Infinity }))
     const { head, body, isWhole } = await fetchRaw(t, server.port)
-    t.equal(withoutDate(head), eventStreamHead.replace('Transfer-Encoding: chunked', 'Content-Length: 0'))
+    t.equal(withoutDate(head), wholeHead(0))
     t.equal(body, '')
     t.ok(isWhole)
     t.match(await server.outcome(), { reason: 'completed', events: 0, bytes: 0 })
@@ -246,7 +253,7 @@ t.test('when the head is sent', async t => {
     }
     const server = await serve(t, (request, reply) => reply.sse(source, { signal: AbortSignal.abort('no more'), retry: 7 }))
     const { head, body } = await fetchRaw(t, server.port)
-    t.equal(withoutDate(head), eventStreamHead.replace('Transfer-Encoding: chunked', 'Content-Length: 9'))
+    t.equal(withoutDate(head), wholeHead(9))
     t.equal(body, 'retry: 7\n')
     t.match(await server.outcome(), { reason: 'aborted', error: 'no more' })
     t.strictSame(calls, ['return'])
@@ -944,7 +951,7 @@ t.test('one stream a reply', async t => {
       app.setErrorHandler((error: Error, request, reply) => reply.code(200).sse([error.message]))
     })
     const { head, body } = await fetchRaw(t, server.port)
-    t.equal(withoutDate(head), eventStreamHead.replace('Transfer-Encoding: chunked', 'Content-Length: 23'))
+    t.equal(withoutDate(head), wholeHead(23))
     t.equal(body, 'data: short and stout\n\n')
     t.match(await server.outcome(1), { reason: 'completed' })
     t.strictSame(server.outcomes.map(({ reason }) => reason).sort(), ['completed', 'failed'])
@@ -1108,4 +1115,28 @@ t.test('log lines and hooks of a stream', async t => {
     await fetchRaw(t, server.port, { method: 'POST' })
     t.match(await server.logged('stream closed'), { level: 30 })
   })
+})
+
+t.test('an app that was made before the plugin was registered has its reply.sse, and not its hooks', async t => {
+  t.test('a short source is sent', async t => {
+    const { port } = await early(t, reply => reply.sse(['x']))
+    t.equal((await fetchRaw(t, port)).body, 'data: x\n\n')
+  })
+
+  t.test('a header that Node refuses is an ordinary error', async t => {
+    for (const source of [['x'], silence]) {
+      const { port } = await early(t, reply => reply.header('x-bad', 'a\nb').sse(source as string[]))
+      t.match((await fetchRaw(t, port)).head, /^HTTP\/1\.1 500 /)
+    }
+  })
+
+  /** A server whose route stands in a context that was there first. */
+  async function early (t: Test, handle: (reply: FastifyReply) => unknown): Promise<{ port: number }> {
+    const app = fastify()
+    t.teardown(async () => { await app.close() })
+    app.register(async child => { child.get('/', (request, reply) => handle(reply)) })
+    app.register(streaming)
+    await app.listen({ port: 0, host: '127.0.0.1' })
+    return { port: (app.server.address() as AddressInfo).port }
+  }
 })

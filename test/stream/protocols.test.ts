@@ -220,6 +220,45 @@ t.test('pipelined requests', async t => {
     t.strictSame(bodies(await client.end()), ['', 'data: late\n\n'])
   })
 
+  t.test('do not count as stalled while they are queued behind another, also when they are whole', async t => {
+    let first!: EventStream
+    const server = await serve(t, async (request: Numbered, reply) => {
+      if (request.query.n === '1') first = await reply.sse({ heartbeat: 0 })
+      else await reply.sse(['late'], { writeTimeout: 1000 })
+    })
+    const clock = fakeClock(t)
+    const client = connect(t, server.port)
+    client.write(pipelined('/?n=1') + requestText({ path: '/?n=2' }))
+    await server.logged('incoming request', 2)
+    await turn(5)
+    clock.tick(5000)
+    t.strictSame(server.outcomes, [])
+    first.close()
+    const text = await client.end()
+    t.match(text, /\r\ncontent-length: 12\r\nDate: .*\r\nConnection: close\r\n\r\ndata: late\n\n$/)
+    t.match(await server.outcome(1), { reason: 'completed', events: 1, bytes: 12 })
+  })
+
+  t.test('are cut when their client takes no more, also when they are whole', async t => {
+    const server = await serve(t, (request, reply) => reply.sse(['x'.repeat(60_000)], { writeTimeout: 5000 }))
+    const clock = fakeClock(t)
+    const client = connect(t, server.port)
+    client.socket.pause()
+    client.write(pipelined(...Array<string>(1000).fill('/')))
+    let completed
+    do {
+      completed = server.outcomes.length
+      await turn(20)
+    } while (server.outcomes.length > completed)
+    clock.tick(5000)
+    client.socket.resume()
+    await client.end()
+    await eventually(() => server.app.streaming.open === 0)
+    const { closed: { completed: whole, stalled } } = server.app.streaming.stats()
+    t.equal(stalled, 1)
+    t.equal(whole, completed)
+  })
+
   t.test('settle when the client leaves while a stream is queued behind another', async t => {
     const aborted: string[] = []
     const server = await serve(t, (request: Numbered, reply) => reply.sse((stream, signal) => {
