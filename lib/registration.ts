@@ -127,7 +127,7 @@ export class Registration implements Host {
     const logFailure = (error: unknown) => reply.log.error({ err: error }, 'onClose failed')
     for (const onClose of stream.closeListeners) {
       try {
-        const result: unknown = onClose(outcome, reply.request)
+        const result: unknown = onClose?.(outcome, reply.request)
         // An async listener that rejects must not be able to kill the process.
         if (isPromiseLike(result)) result.then(undefined, logFailure)
       } catch (error) {
@@ -187,10 +187,11 @@ export class Registration implements Host {
     this.#admitted.delete(stream)
   }
 
-  #log (reply: FastifyReply, kind: string, { error, ...outcome }: StreamOutcome): void {
-    const isTrouble = troubles.has(outcome.reason)
+  #log (reply: FastifyReply, kind: string, { reason, events, bytes, duration, error }: StreamOutcome): void {
+    const isTrouble = troubles.has(reason)
     if (!isTrouble && this.#isLoggingDisabled(reply.request)) return
-    const line = { stream: { kind, ...outcome }, ...error !== undefined && { err: error } }
+    const line: { stream: object, err?: unknown } = { stream: { kind, reason, events, bytes, duration } }
+    if (error !== undefined) line.err = error
     if (isTrouble) reply.log.warn(line, 'stream closed')
     else reply.log.info(line, 'stream closed')
   }

@@ -67,9 +67,12 @@ export class ChunkQueue {
 
   /** Takes everything out, in one piece. */
   shiftAll (): Buffer {
-    const chunks = this.#chunks.map(chunk => typeof chunk === 'string' ? Buffer.from(chunk) : chunk)
+    const [first] = this.#chunks
+    const all = this.#chunks.length === 1 && typeof first === 'string'
+      ? Buffer.from(first)
+      : Buffer.concat(this.#chunks.map(chunk => typeof chunk === 'string' ? Buffer.from(chunk) : chunk))
     this.clear()
-    return chunks.length === 1 ? Buffer.from(chunks[0].buffer, chunks[0].byteOffset, chunks[0].length) : Buffer.concat(chunks)
+    return all
   }
 
   clear (): void {

@@ -147,8 +147,8 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
   protected headWritten (): void {}
 
   /** The plugin's `onClose` and the call's. */
-  get closeListeners (): Array<NonNullable<ResolvedOptions['onClose']>> {
-    return [this.options.onClosePlugin, this.options.onClose].filter(listener => listener !== undefined)
+  get closeListeners (): Array<ResolvedOptions['onClose']> {
+    return [this.options.onClosePlugin, this.options.onClose]
   }
 
   get isOpen (): boolean {
@@ -366,10 +366,9 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     // A body that a hook passes on may still become Fastify's error reply.
     if (sink instanceof Payload) {
       this.#payload = sink
-      clearHandlerTimeout(this.reply)
-    } else {
-      this.reply.hijack()
     }
+    // Not hijack(): Fastify would only log the error of a handler that throws from now on.
+    clearHandlerTimeout(this.reply)
     this.#reportOpened()
     this.connection.attach(sink, this.prelude())
     if (this.#reason !== undefined) this.#conclude()

@@ -141,7 +141,6 @@ export function own (reply: FastifyReply, owner: ReplyOwner): void {
   // Somebody may have put a send() of his own on this reply, to trace it for example.
   if (Object.hasOwn(reply, 'send')) (reply as OwnedReply)[kSend] = reply.send
   reply.send = sendWhileOwned
-  Object.defineProperty(reply, 'sent', sentWhileOwned)
 }
 
 /** Gives the reply back to Fastify: for its error reply, or because the stream is over. */
@@ -184,10 +183,15 @@ export function markSentOnSend (request: FastifyRequest, reply: FastifyReply, pa
 /** True when an onSend hook other than ours will be given what is sent on this reply. */
 export function isSeenByHooks (reply: FastifyReply): boolean {
   const context = internal(reply.request, 'fastify.context') as { onSend?: Array<{ name: string }> | null } | undefined
-  if (context?.onSend === null) return false
+  if (context?.onSend === undefined) return true
+  if (context.onSend === null) return false
+  let isSeen = seenBy.get(context.onSend)
   // Fastify binds them.
-  return context?.onSend?.every(hook => hook.name === `bound ${markSentOnSend.name}`) !== true
+  if (isSeen === undefined) seenBy.set(context.onSend, isSeen = context.onSend.some(hook => hook.name !== `bound ${markSentOnSend.name}`))
+  return isSeen
 }
+
+const seenBy = new WeakMap<object, boolean>()
 
 /** True when a trailer is set on the reply, now. */
 export function hasTrailers (reply: FastifyReply): boolean {
@@ -235,16 +239,6 @@ const internalKeys = new WeakMap<object, Record<string, symbol | undefined>>()
 function internal (owner: FastifyReply | FastifyRequest, description: string): unknown {
   const key = internalKey(owner, description)
   return key === undefined ? undefined : (owner as unknown as Record<symbol, unknown>)[key]
-}
-
-const sentWhileOwned: PropertyDescriptor = {
-  configurable: true,
-  enumerable: true,
-  // As with any stream payload, `sent` is false until the response has ended. It also makes Fastify bring the error of
-  // a handler that throws after its stream has a head to send(), instead of only logging it.
-  get (this: FastifyReply): boolean {
-    return ownerOf(this) === undefined && Reflect.get(Object.getPrototypeOf(this) as FastifyReply, 'sent', this)
-  }
 }
 
 function sendWhileOwned (this: FastifyReply, ...args: unknown[]): FastifyReply {
