@@ -5,6 +5,7 @@ import type { FastifyRequest } from 'fastify'
 import { publishGap } from '../diagnostics.ts'
 import { FST_STREAM_INVALID_SOURCE, kindOf } from '../errors.ts'
 import { defaultLag, type ReadOptions } from '../options.ts'
+import { retryLine } from '../stream/encode.ts'
 import type { LiveReader, LiveTarget } from '../stream/live.ts'
 import { EventChannel } from './channel.ts'
 import type { Cursor, LagPolicy, Subscriber } from './cursor.ts'
@@ -52,13 +53,13 @@ class ChannelReader implements LiveReader, Subscriber {
   #isAhead = false
 
   constructor (channels: EventChannel[], target: LiveTarget) {
-    const { options: { lag = defaultLag, filter, replay }, lastEventId } = target
+    const { options: { lag = defaultLag, filter, replay }, resumesAfter } = target
     this.lag = lag
     this.#target = target
     this.#filter = filter
     this.#request = target.request
     this.#toStart = channels.length
-    const brought = lastEventId === undefined ? undefined : parsePositions(lastEventId)
+    const brought = resumesAfter === undefined ? undefined : parsePositions(resumesAfter)
     this.#parts = channels.map(channel => {
       const id = brought?.get(channel.tag)
       return { channel, cursor: channel.follow(this), position: id === undefined ? undefined : formatPosition(id, channel.tag), gap: undefined }
@@ -138,7 +139,8 @@ class ChannelReader implements LiveReader, Subscriber {
   }
 
   closed (retry: (() => number) | undefined): void {
-    this.#target.end('closed', undefined, retry?.())
+    if (retry !== undefined) this.#target.write(retryLine(retry()), 0)
+    this.#target.end('closed')
   }
 
   /** Of all its channels. */

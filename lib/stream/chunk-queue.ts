@@ -60,8 +60,8 @@ export class ChunkQueue {
     } else {
       this.#chunks.shift()
     }
-    if (this.#chunks.length === 0) this.#block = undefined
     this.bytes -= Buffer.byteLength(chunk)
+    if (this.bytes === 0) this.clear()
     return chunk
   }
 

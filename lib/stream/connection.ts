@@ -65,8 +65,8 @@ export class Connection {
   #acknowledged = 0
   #deadline: NodeJS.Timeout | undefined
   #waitingSince = 0
-  #room: Array<(open: boolean) => void> = []
-  #flushed: Array<(open: boolean) => void> = []
+  #room: Array<(open: boolean) => void> | undefined
+  #flushed: Array<(open: boolean) => void> | undefined
 
   constructor (request: IncomingMessage, response: RawResponse, writeTimeout: number, events: ConnectionEvents) {
     this.#request = request
@@ -120,13 +120,13 @@ export class Connection {
   room (): Promise<boolean> {
     if (this.#closed || this.#ending) return Promise.resolve(false)
     if (this.hasRoom) return Promise.resolve(true)
-    return new Promise(resolve => this.#room.push(resolve))
+    return new Promise(resolve => (this.#room ??= []).push(resolve))
   }
 
   /** Resolves `true` when everything was handed to the system, `false` when the response has closed before. */
   flushed (): Promise<boolean> {
     if (this.#started && !this.#isWaiting) return Promise.resolve(true)
-    return new Promise(resolve => this.#flushed.push(resolve))
+    return new Promise(resolve => (this.#flushed ??= []).push(resolve))
   }
 
   /** Takes a chunk. What is written in one turn leaves in one write, in the next tick at the latest. */
@@ -147,7 +147,8 @@ export class Connection {
     if (this.#writes === this.#acknowledged) this.#waitingSince = this.lastWrite
     this.#writes++
     this.#blocked = !this.#framed.writeShared(chunk, this.#acknowledge)
-    this.#watch()
+    // What the system has taken at once is acknowledged in the next tick.
+    if (this.#framed.writableLength > 0) this.#watch()
   }
 
   /** True while all of the body could be sent in one piece. */
@@ -291,9 +292,9 @@ export class Connection {
   }
 
   #tellFlushed (): void {
-    if (this.#flushed.length === 0 || (this.#isWaiting && !this.#closed)) return
+    if (this.#flushed === undefined || (this.#isWaiting && !this.#closed)) return
     const waiting = this.#flushed
-    this.#flushed = []
+    this.#flushed = undefined
     for (const resolve of waiting) resolve(!this.#closed)
   }
 
@@ -311,9 +312,9 @@ export class Connection {
   }
 
   #giveRoom (open = true): void {
-    if (this.#room.length === 0 || (open && !this.hasRoom)) return
+    if (this.#room === undefined || (open && !this.hasRoom)) return
     const waiting = this.#room
-    this.#room = []
+    this.#room = undefined
     for (const resolve of waiting) resolve(open)
   }
 

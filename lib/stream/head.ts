@@ -7,13 +7,9 @@ export class Head {
   readonly #reply: FastifyReply
   readonly #names: string[] = []
 
-  constructor (reply: FastifyReply) {
-    this.#reply = reply
-  }
-
   /** Sets what tells about the body, and what keeps proxies and caches from holding it, where the user has set none. */
-  prepare (contentHeaders: Record<string, string>): void {
-    const reply = this.#reply
+  constructor (reply: FastifyReply, contentHeaders: Record<string, string>) {
+    this.#reply = reply
     for (const [name, value] of Object.entries(contentHeaders)) this.#set(name, value)
     if (!reply.hasHeader('cache-control')) this.#set('cache-control', 'no-cache, no-transform')
     if (!reply.hasHeader('x-accel-buffering')) this.#set('x-accel-buffering', 'no')

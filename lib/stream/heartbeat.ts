@@ -9,6 +9,8 @@ export interface Beating {
   readonly heartbeat: number
   /** When the last byte was written, in milliseconds of `performance.now()`. */
   readonly lastWrite: number
+  /** The bucket it waits in, which is when the next beat is due; 0 for none. Set by `Heartbeats`. */
+  beatAt: number
   /** Sends a comment, unless bytes are waiting. */
   beat (): void
 }
@@ -22,13 +24,12 @@ const beatsPerTurn = 256
  */
 export class Heartbeats {
   readonly #buckets = new Map<number, Set<Beating>>()
-  readonly #bucketOf = new Map<Beating, number>()
   #timer: NodeJS.Timeout | undefined
   #timerAt = Infinity
 
   /** The number of streams that are being kept alive. */
   get size (): number {
-    return this.#bucketOf.size
+    return [...this.#buckets.values()].reduce((sum, bucket) => sum + bucket.size, 0)
   }
 
   add (stream: Beating): void {
@@ -38,18 +39,17 @@ export class Heartbeats {
     let bucket = this.#buckets.get(due)
     if (bucket === undefined) this.#buckets.set(due, bucket = new Set())
     bucket.add(stream)
-    this.#bucketOf.set(stream, due)
+    stream.beatAt = due
     if (due < this.#timerAt) this.#schedule(due)
   }
 
   remove (stream: Beating): void {
-    const due = this.#bucketOf.get(stream)
-    if (due === undefined) return
-    this.#bucketOf.delete(stream)
-    const bucket = this.#buckets.get(due)
+    if (stream.beatAt === 0) return
+    const bucket = this.#buckets.get(stream.beatAt)
     bucket?.delete(stream)
-    if (bucket?.size === 0) this.#buckets.delete(due)
-    if (this.#bucketOf.size === 0) {
+    if (bucket?.size === 0) this.#buckets.delete(stream.beatAt)
+    stream.beatAt = 0
+    if (this.#buckets.size === 0) {
       clearTimeout(this.#timer)
       this.#timerAt = Infinity
     }
@@ -72,11 +72,12 @@ export class Heartbeats {
         bucket.delete(stream)
         if (now - stream.lastWrite >= stream.heartbeat) stream.beat()
         // beat() may have found that the stream is over.
-        if (this.#bucketOf.has(stream)) this.add(stream)
+        if (stream.beatAt !== 0) this.add(stream)
       }
       if (bucket.size === 0) this.#buckets.delete(due)
     }
     const next = Math.min(...this.#buckets.keys())
     if (next !== Infinity) this.#schedule(next)
+    else this.#timerAt = Infinity
   }
 }

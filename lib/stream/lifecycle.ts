@@ -91,10 +91,11 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
   /** Settles with the outcome, after the response has closed. Never rejects. */
   readonly closed: Promise<StreamOutcome>
   readonly reply: FastifyReply
-  protected readonly options: ResolvedOptions
+  readonly options: ResolvedOptions
   protected readonly host: Host
   protected readonly connection: Connection
   protected eventCount = 0
+  beatAt = 0
 
   readonly #startedAt = performance.now()
   readonly #settle: (outcome: StreamOutcome) => void
@@ -103,10 +104,11 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
   #reason: StreamOutcome['reason'] | undefined
   #error: unknown
   #refusal: unknown
-  readonly #head: Head
+  /** Until it has left, or something else has taken its place. */
+  #head: Head | undefined
   #source: Pick<Source, 'release'> | undefined
   #controller: AbortController | undefined
-  readonly #turns = new Turns()
+  #turns: Turns | undefined
   #abortedFor: StreamOutcome['reason'] | undefined
   #commitTimer: NodeJS.Timeout | undefined
   /** When a hook reads it. */
@@ -124,7 +126,6 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     let settle!: (outcome: StreamOutcome) => void
     this.closed = new Promise(resolve => { settle = resolve })
     this.#settle = settle
-    this.#head = new Head(reply)
     ;(reply.raw as { [kOutcome]?: Promise<StreamOutcome> })[kOutcome] = this.closed
     own(reply, this)
   }
@@ -196,7 +197,7 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
   protected commit (): void {
     if (this.#phase !== 'idle') return
     clearTimeout(this.#commitTimer)
-    this.#head.prepare(this.contentHeaders())
+    this.#prepareHead()
     if (!this.connection.isShort || isSeenByHooks(this.reply)) return this.#send()
     this.#phase = 'committed'
     this.connection.isCollecting = true
@@ -257,6 +258,7 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
 
   async #read (source: Source): Promise<void> {
     const { connection } = this
+    const turns = new Turns()
     this.#source = source
     try {
       for (;;) {
@@ -273,8 +275,8 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
         if (isDone) break
         this.take(result.value)
         if (!connection.hasRoom && !await connection.room()) return
-        if (this.#turns.isDue(connection.bytes)) {
-          await this.#turns.turn(connection.bytes)
+        if (turns.isDue(connection.bytes)) {
+          await turns.turn(connection.bytes)
           if (!this.isOpen) return
         }
       }
@@ -297,12 +299,13 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     }
     if (!this.accept(chunk, events)) return refused
     if (!this.connection.hasRoom) return this.connection.room()
-    return this.#turns.isDue(this.connection.bytes) ? this.#turned() : accepted
+    this.#turns ??= new Turns()
+    return this.#turns.isDue(this.connection.bytes) ? this.#turned(this.#turns) : accepted
   }
 
   // A loop that awaits nothing but this is a source that never waits.
-  async #turned (): Promise<boolean> {
-    await this.#turns.turn(this.connection.bytes)
+  async #turned (turns: Turns): Promise<boolean> {
+    await turns.turn(this.connection.bytes)
     return await this.connection.room()
   }
 
@@ -370,6 +373,7 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     // Not hijack(): Fastify would only log the error of a handler that throws from now on.
     clearHandlerTimeout(this.reply)
     this.#reportOpened()
+    if (this.#payload === undefined) this.#head = undefined
     this.connection.attach(sink, this.prelude())
     if (this.#reason !== undefined) this.#conclude()
     else this.startHeartbeat()
@@ -462,12 +466,15 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
   }
 
   beat (): void {
-    if (this.connection.bufferedBytes === 0) this.connection.write(this.sign())
+    if (this.connection.bufferedBytes > 0) return
+    const sign = this.sign()
+    if (sign instanceof SharedChunk) this.connection.writeShared(sign)
+    else this.connection.write(sign)
   }
 
   /** What a heartbeat sends; '' for nothing. */
-  protected sign (): string {
-    return ':\n'
+  protected sign (): string | SharedChunk {
+    return comment
   }
 
   #isWanted (invalid: { error: unknown } | undefined): boolean {
@@ -485,7 +492,7 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     if (isBodiless) {
       sendOwned(reply)
     } else {
-      this.#head.prepare(this.contentHeaders())
+      this.#prepareHead()
       sendOwned(reply, emptyPayload())
     }
     return false
@@ -517,7 +524,7 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     }
     this.#phase = 'refused'
     this.end('failed', error)
-    this.#head.prepare(this.contentHeaders())
+    this.#prepareHead()
     // As bytes: text would go through the reply's serializer.
     sendOwned(this.reply.code(200), Buffer.from(retryLine(retry)))
   }
@@ -551,7 +558,11 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
   /** Lets anybody send on the reply, without our headers. */
   #giveBack (): void {
     disown(this.reply)
-    this.#head.takeBack()
+    this.#head?.takeBack()
+  }
+
+  #prepareHead (): void {
+    this.#head = new Head(this.reply, this.contentHeaders())
   }
 
   #conclude (): void {
@@ -591,6 +602,8 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
 }
 
 const { sendCommitted } = Lifecycle
+
+const comment = new SharedChunk(Buffer.from(':\n'))
 
 /** The reason of a stream's signal. */
 function abortError (reason: StreamOutcome['reason']): DOMException {

@@ -11,7 +11,7 @@ export interface LiveTarget {
   readonly request: FastifyRequest
   readonly options: ReadOptions
   /** Where the client stopped; '' when that cannot be read, undefined when it brings nothing. */
-  readonly lastEventId: string | undefined
+  readonly resumesAfter: string | undefined
   readonly hasRoom: boolean
   /** Resolves `true` when there is room, `false` when the stream has ended. */
   room (): Promise<boolean>
@@ -19,8 +19,8 @@ export interface LiveTarget {
   write (blocks: string | SharedChunk, events: number): void
   /** What was written leaves now. */
   flush (): void
-  /** Ends the stream; `retry` milliseconds is what the client is told before. */
-  end (reason: StreamOutcome['reason'], error?: unknown, retry?: number): void
+  /** Ends the stream. */
+  end (reason: StreamOutcome['reason'], error?: unknown): void
 }
 
 /** Who writes, for the stream. */

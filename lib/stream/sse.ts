@@ -2,12 +2,13 @@
  * `reply.sse()`: an event stream on one reply.
  * https://html.spec.whatwg.org/multipage/server-sent-events.html
  */
-import type { FastifyReply } from 'fastify'
+import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Channel } from '../channel/channel.ts'
 import { FST_STREAM_INVALID_OPTION, shown } from '../errors.ts'
 import { eventStreamCallRules, isPlainObject, readOptionNames, pickRetry, resolveCallOptions, type ResolvedOptions } from '../options.ts'
 import { encodeEvent, END_ID, isComment, retryLine, type EventItem } from './encode.ts'
 import { bringsLastEventId, readLastEventId } from './last-event-id.ts'
+import type { SharedChunk } from './framing.ts'
 import { Lifecycle, refused, type Farewell, type Host, type StreamOutcome } from './lifecycle.ts'
 import type { LiveReader, LiveTarget } from './live.ts'
 import { claim } from './payload.ts'
@@ -79,7 +80,7 @@ export function sendEventStream (host: Host, reply: FastifyReply, args: unknown[
   return isBare ? stream.open : stream.closed
 }
 
-class EventStreamReply extends Lifecycle {
+class EventStreamReply extends Lifecycle implements LiveTarget {
   readonly kind = 'sse'
   #onOpen: ((stream: EventStream) => void) | undefined
   #publicStream: EventStream | undefined
@@ -186,7 +187,7 @@ class EventStreamReply extends Lifecycle {
     return heartbeat === 0 && this.#live?.isFiltered === true ? checkpointTime : heartbeat
   }
 
-  protected override sign (): string {
+  protected override sign (): string | SharedChunk {
     return this.#live?.checkpoint() ?? (this.options.heartbeat > 0 ? super.sign() : '')
   }
 
@@ -211,26 +212,37 @@ class EventStreamReply extends Lifecycle {
   }
 
   #follow (follow: (target: LiveTarget) => LiveReader): void {
-    const { connection, options, reply: { request } } = this
-    const live = follow({
-      request,
-      options,
-      lastEventId: bringsLastEventId(request) ? this.lastEventId : undefined,
-      get hasRoom () { return connection.hasRoom },
-      room: () => connection.room(),
-      write: (blocks, events) => { this.accept(blocks, events) },
-      flush: () => { connection.flushNow() },
-      end: (reason, error, retry) => {
-        if (retry !== undefined) this.accept(retryLine(retry), 0)
-        this.end(reason, error)
-      }
-    })
+    const live = follow(this)
     // What it was given at once may have ended the stream.
     if (!this.isOpen) return live.release()
     this.#live = live
     this.hold(live)
     // It may need one only now.
-    if (options.heartbeat === 0) this.startHeartbeat()
+    if (this.options.heartbeat === 0) this.startHeartbeat()
+  }
+
+  get request (): FastifyRequest {
+    return this.reply.request
+  }
+
+  get resumesAfter (): string | undefined {
+    return bringsLastEventId(this.request) ? this.lastEventId : undefined
+  }
+
+  get hasRoom (): boolean {
+    return this.connection.hasRoom
+  }
+
+  room (): Promise<boolean> {
+    return this.connection.room()
+  }
+
+  write (blocks: string | SharedChunk, events: number): void {
+    this.accept(blocks, events)
+  }
+
+  flush (): void {
+    this.connection.flushNow()
   }
 
   #relay ({ bytes, events, continuesLineBreak }: RelayedBlocks): void {

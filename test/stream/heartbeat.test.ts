@@ -132,6 +132,7 @@ t.test('one timer serves all streams', async t => {
 })
 
 class Silent implements Beating {
+  beatAt = 0
   lastWrite = performance.now()
   beats: number[] = []
   readonly heartbeat: number
