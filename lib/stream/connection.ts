@@ -147,7 +147,6 @@ export class Connection {
     if (this.#writes === this.#acknowledged) this.#waitingSince = this.lastWrite
     this.#writes++
     this.#blocked = !this.#framed.writeShared(chunk, this.#acknowledge)
-    // What the system has taken at once is acknowledged in the next tick.
     if (this.#framed.writableLength > 0) this.#watch()
   }
 
@@ -213,7 +212,8 @@ export class Connection {
       this.#ended = true
       sink.end()
     }
-    if (this.#isWaiting) this.#watch()
+    // What the system has taken at once is acknowledged in the next tick.
+    if (this.#queue.bytes > 0 || sink.writableLength > 0) this.#watch()
     if (this.#framed === undefined && !this.#ended) this.#frame()
     if (!this.#started) {
       this.#started = true
@@ -287,6 +287,10 @@ export class Connection {
   readonly #acknowledge = (error?: Error | null): void => {
     this.#acknowledged++
     this.#waitingSince = performance.now()
+    if (this.#deadline !== undefined && !this.#isWaiting && !isHttp2(this.#response)) {
+      clearTimeout(this.#deadline)
+      this.#deadline = undefined
+    }
     if (this.#oneAtATime && !error) this.flush()
     this.#tellFlushed()
   }

@@ -59,12 +59,13 @@ export class FramedResponse implements Sink {
 
   write (chunk: string | Uint8Array, done: (error?: Error | null) => void): boolean {
     this.#release()
-    return this.#write(chunk, done)
+    // The system may have taken all of a chunk that was too large for the buffer.
+    return this.#write(chunk, done) || this.#socket.writableLength === 0
   }
 
   writeShared (chunk: SharedChunk, done: (error?: Error | null) => void): boolean {
     this.#release()
-    return this.#socket.write(chunk.framed, done)
+    return this.#socket.write(chunk.framed, done) || this.#socket.writableLength === 0
   }
 
   end (chunk?: string | Uint8Array): void {
