@@ -134,20 +134,24 @@ export class Connection {
     const length = typeof chunk === 'string' ? Buffer.byteLength(chunk) : chunk.length
     this.bytes += length
     this.#queue.push(chunk, length)
-    if (this.#sink === undefined) return
+    // What cannot leave now does so when the sink has room again.
+    if (this.#sink === undefined || !this.#canHandOver) return
     if (this.#queue.isShort) this.#scheduleFlush()
     else this.flush()
   }
 
   /** Takes what others get as well: it leaves now when nothing waits before it. */
   writeShared (chunk: SharedChunk): void {
-    if (this.#framed === undefined || this.#blocked || this.#queue.bytes > 0) return this.write(chunk.bytes)
+    const sink = this.#framed ?? this.#sink
+    const isNext = this.#started && this.#queue.bytes === 0 && !this.#blocked
+    const isAlone = this.#writes === this.#acknowledged && chunk.length <= http2SliceBytes
+    if (sink === undefined || !isNext || (sink !== this.#framed && !isAlone)) return this.write(chunk.bytes)
     this.bytes += chunk.length
     this.lastWrite = performance.now()
     if (this.#writes === this.#acknowledged) this.#waitingSince = this.lastWrite
     this.#writes++
-    this.#blocked = !this.#framed.writeShared(chunk, this.#acknowledge)
-    if (this.#framed.writableLength > 0) this.#watch()
+    this.#blocked = sink === this.#framed ? !this.#framed.writeShared(chunk, this.#acknowledge) : !sink.write(chunk.bytes, this.#acknowledge)
+    if (sink.writableLength > 0) this.#watch()
   }
 
   /** True while all of the body could be sent in one piece. */
