@@ -2,10 +2,9 @@
  * A load client for event streams over HTTP/2 without TLS. It speaks the lines of client.c: open, want, tally, close.
  * The streams of `open` are spread over sessions, 100 on each.
  *
- * It reads frames from the socket itself: the client of node:http2 makes a stream object with a buffer of its own for
- * each, takes more CPU than the server it asks, and is the bottleneck then. What is read here is less than HTTP/2: heads
- * are not decoded (only that the first field is `:status 200`), windows are as large as they can be, and whatever is
- * not expected ends the process with an error. https://httpwg.org/specs/rfc9113.html
+ * It reads frames from the socket itself, to do less than the server it asks. That is less than HTTP/2: heads are not
+ * decoded (only that the first field is `:status 200`), windows are as large as they can be, and whatever is not expected
+ * ends the process with an error. https://httpwg.org/specs/rfc9113.html
  *
  * An event is a blank line: LF LF, also in two frames.
  */

@@ -3,7 +3,7 @@
  */
 import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdtempSync } from 'node:fs'
+import { existsSync, mkdtempSync, rmSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
@@ -16,6 +16,7 @@ const canPin = os.availableParallelism() > 1 && has('taskset')
 export function compile () {
   if (!has('cc')) throw new Error('the load client is written in C: install a C compiler (Debian: build-essential)')
   const folder = mkdtempSync(path.join(os.tmpdir(), 'bench-'))
+  process.on('exit', () => rmSync(folder, { recursive: true }))
   for (const name of ['client', 'server']) execFileSync('cc', ['-O2', '-o', path.join(folder, name), file(`${name}.c`)], { stdio: 'inherit' })
   return {
     client: [path.join(folder, 'client')],

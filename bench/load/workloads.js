@@ -30,8 +30,8 @@ export const workloads = [
     flags: [noHeartbeats],
     without: ['C'],
     quickRounds: 1,
-    quickNote: '4000 with --quick',
-    ...rounds({ subscribers: 10_000, quickSubscribers: 4000, events: 15, quickEvents: 4 })
+    quickNote: '2000 with --quick',
+    ...rounds({ subscribers: 10_000, quickSubscribers: 2000, events: 15, quickEvents: 4 })
   },
   {
     name: 'fan-out, 1000 subscribers, 8 events a turn',
@@ -106,7 +106,7 @@ export const workloads = [
       await quiet(client)
     },
     async work ({ server, client, isQuick }) {
-      const events = isQuick ? 20 : 50
+      const events = isQuick ? 10 : 50
       // The first events are cold, and would be all of p99.
       await delivered(server, client, 'want 20', ['beat', { events: 20, every: 10 }])
       const [[,,, p50, p99], cpu] = await delivered(server, client, `latency ${events}`, ['beat', { events, every: 100 }])
@@ -124,8 +124,9 @@ export const workloads = [
     // They have no heartbeats, or none that can be set.
     without: ['C', 'fastify + reply.raw', 'reply.send(Readable)', 'fastify-sse-v2', 'hono', 'h3'],
     quickRounds: 1,
+    quickNote: '2000 with --quick',
     async work ({ server, client, isQuick }) {
-      const subscribers = 10_000
+      const subscribers = isQuick ? 2000 : 10_000
       await open(server, client, 100)
       await close(server, client)
       const { answer: before } = await server.tell('measure')
