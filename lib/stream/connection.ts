@@ -151,7 +151,7 @@ export class Connection {
     if (this.#writes === this.#acknowledged) this.#waitingSince = this.lastWrite
     this.#writes++
     this.#blocked = sink === this.#framed ? !this.#framed.writeShared(chunk, this.#acknowledge) : !sink.write(chunk.bytes, this.#acknowledge)
-    if (sink.writableLength > 0) this.#watch()
+    this.#watchUnlessTaken(sink)
   }
 
   /** True while all of the body could be sent in one piece. */
@@ -216,8 +216,7 @@ export class Connection {
       this.#ended = true
       sink.end()
     }
-    // What the system has taken at once is acknowledged in the next tick.
-    if (this.#queue.bytes > 0 || sink.writableLength > 0) this.#watch()
+    if (this.#isWaiting) this.#watchUnlessTaken(sink)
     if (this.#framed === undefined && !this.#ended) this.#frame()
     if (!this.#started) {
       this.#started = true
@@ -324,6 +323,12 @@ export class Connection {
     const waiting = this.#room
     this.#room = undefined
     for (const resolve of waiting) resolve(open)
+  }
+
+  // What the system has taken at once is acknowledged in the next tick. What a hook has taken may be stuck there.
+  #watchUnlessTaken (sink: Sink): void {
+    const isOfSystem = sink === this.#framed || sink === this.#response as Sink
+    if (!isOfSystem || this.#queue.bytes > 0 || sink.writableLength > 0) this.#watch()
   }
 
   #watch (milliseconds = this.#writeTimeout): void {

@@ -176,6 +176,19 @@ t.test('a hook that pipes the payload', async t => {
     t.match(await server.outcome(), { reason: 'completed', events: 50 })
   })
 
+  t.test('into what takes it and lets nothing through is cut, also when its source has ended', async t => {
+    const server = await serve(t, (request, reply) => reply.sse(['x'], { writeTimeout: 5000 }), {}, onStream(payload => payload.pipe(new Transform({
+      transform () {}
+    }))))
+    const clock = fakeClock(t)
+    const client = open(t, server.port)
+    await server.logged('incoming request')
+    await turn(20)
+    clock.tick(5000)
+    t.match(await server.outcome(), { reason: 'stalled' })
+    await client.end()
+  })
+
   t.test('and fails before it has let anything through gets an ordinary error reply', async t => {
     const released = deferred()
     const server = await serve(t, (request, reply) => reply.sse((async function * () {
