@@ -41,7 +41,7 @@ export class Connection {
   bytes = 0
   /** `performance.now()` of the last write. */
   lastWrite = performance.now()
-  /** What is ready before the head is asked for, up to a slice, and not the first chunk alone. */
+  /** Takes all that is ready, up to a slice, until there is a sink: not the first chunk alone. */
   isCollecting = false
 
   readonly #response: RawResponse
@@ -232,12 +232,7 @@ export class Connection {
     const response = this.#response
     const isOurs = this.#framed !== undefined || this.#sink === response as Sink
     if (isHttp2(response) || response.socket === null || !isOurs) return
-    for (;;) {
-      while (response.socket.writableCorked > 0) response.socket.uncork()
-      // 'drain' comes in a later tick.
-      if (!this.#blocked || response.writableLength > 0) return
-      this.#onDrain()
-    }
+    while (response.socket.writableCorked > 0) response.socket.uncork()
   }
 
   // Once it has its head, and for an HTTP/1.1 response that is not behind another one.
@@ -290,7 +285,8 @@ export class Connection {
   readonly #acknowledge = (error?: Error | null): void => {
     this.#acknowledged++
     this.#waitingSince = performance.now()
-    if (this.#deadline !== undefined && !this.#isWaiting && !isHttp2(this.#response)) {
+    // TLS takes nothing at once: a timer for each write would cost more than one that finds nothing to do.
+    if (this.#deadline !== undefined && !this.#isWaiting && this.#framed?.isEncrypted === false) {
       clearTimeout(this.#deadline)
       this.#deadline = undefined
     }

@@ -74,6 +74,8 @@ export function encodeEvent (item: unknown, serialize: Serialize): string {
     lines += 'data: \n'
   }
   if (lines === '') {
+    // A promise that should have been awaited must not be able to kill the process.
+    ignoreRejection(item)
     throw new FST_STREAM_INVALID_EVENT('an object with at least one of the keys data, event, id, retry and comment; wrap the value as { data: value }', kindOf(item))
   }
   return dispatches ? `${lines}\n` : lines

@@ -57,6 +57,10 @@ export class FramedResponse implements Sink {
     return this.#socket.writableLength
   }
 
+  get isEncrypted (): boolean {
+    return 'encrypted' in this.#socket
+  }
+
   write (chunk: string | Uint8Array, done: (error?: Error | null) => void): boolean {
     this.#release()
     // The system may have taken all of a chunk that was too large for the buffer.

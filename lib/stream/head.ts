@@ -10,6 +10,8 @@ export class Head {
   /** Sets what tells about the body, and what keeps proxies and caches from holding it, where the user has set none. */
   constructor (reply: FastifyReply, contentHeaders: Record<string, string>) {
     this.#reply = reply
+    // That of a relayed reply, for example: Node says how it sends a body.
+    if (reply.hasHeader('transfer-encoding')) reply.removeHeader('transfer-encoding')
     for (const [name, value] of Object.entries(contentHeaders)) this.#set(name, value)
     if (!reply.hasHeader('cache-control')) this.#set('cache-control', 'no-cache, no-transform')
     if (!reply.hasHeader('x-accel-buffering')) this.#set('x-accel-buffering', 'no')
@@ -21,7 +23,7 @@ export class Head {
     for (const name of this.#names) {
       this.#reply.removeHeader(name)
       // Fastify before 5.12 leaves there what it has copied to the response.
-      this.#reply.raw.removeHeader(name)
+      if (!this.#reply.raw.headersSent) this.#reply.raw.removeHeader(name)
     }
   }
 

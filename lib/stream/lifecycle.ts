@@ -191,8 +191,8 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
   }
 
   /**
-   * Asks for the head. Without hooks to see a stream it is sent in the next tick, when everything that is ready has
-   * been written: a body that is whole by then needs no stream.
+   * Asks for the head. When there are no hooks to see a stream, and HTTP/1 carries it, that is sent in the next tick, when
+   * everything that is ready has been written: a body that is whole by then needs no stream.
    */
   protected commit (): void {
     if (this.#phase !== 'idle') return
@@ -213,18 +213,14 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     this.connection.isCollecting = false
     const last = this.#lastOfWhole()
     this.#phase = last === undefined ? 'sending' : 'whole'
-    try {
-      if (last === undefined) sendOwned(this.reply, new Payload(this.reply.raw, this))
-      else this.#sendWhole(last)
-    } catch (error) {
-      // A header that Node refuses, of a reply without hooks: they would have brought it to Fastify.
-      this.replacedByError(error)
-      sendError(this.reply, error)
-    }
+    if (last === undefined) sendOwned(this.reply, new Payload(this.reply.raw, this))
+    else this.#sendWhole(last)
   }
 
   #lastOfWhole (): string | undefined {
-    if (this.#phase !== 'committed' || this.#reason === undefined || !this.connection.isShort || hasTrailers(this.reply)) return undefined
+    if (this.#phase !== 'committed' || this.#reason === undefined || !this.connection.isShort) return undefined
+    // The handler may have gone on.
+    if (hasTrailers(this.reply) || this.reply.raw.headersSent || this.#isBodiless) return undefined
     const farewell = this.farewell(this.#reason, this.#error)
     return farewell === 'cut' ? undefined : farewell.last
   }
@@ -263,14 +259,15 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     try {
       for (;;) {
         let result
-        let isDone = true
         try {
           result = source.next()
           if (isPromiseLike(result)) result = await result
-          isDone = result.done === true
-        } finally {
-          if (isDone) source.finished?.()
+        } catch (error) {
+          source.finished?.()
+          throw error
         }
+        const isDone = result.done === true
+        if (isDone) source.finished?.()
         if (!this.isOpen) return
         if (isDone) break
         this.take(result.value)
@@ -358,11 +355,11 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     if (this.#phase !== 'sending') return
     if (this.#refusal === undefined && hasTrailers(this.reply)) {
       removeTrailers(this.reply)
-      this.#refusal = new FST_STREAM_TRAILER()
-      this.end('failed', this.#refusal)
+      const error = new FST_STREAM_TRAILER()
+      this.end('failed', error)
       // It may have ended before.
       this.#reason = 'failed'
-      this.#error = this.#refusal
+      this.#error = this.#refusal = error
     }
     if (this.#refusal !== undefined) return this.#refuse(this.#refusal)
     this.#phase = 'open'
@@ -370,7 +367,6 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     if (sink instanceof Payload) {
       this.#payload = sink
     }
-    // Not hijack(): Fastify would only log the error of a handler that throws from now on.
     clearHandlerTimeout(this.reply)
     this.#reportOpened()
     if (this.#payload === undefined) this.#head = undefined
@@ -394,6 +390,10 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
   handlerFailed (error: unknown): void {
     if (this.#reason === undefined) this.end('failed', error)
     else this.reply.log.error({ err: error }, 'the handler failed after its stream had ended')
+  }
+
+  gave (value: unknown): boolean {
+    return false
   }
 
   /** The function that makes the stream threw. When the stream was cut before, that may be why. */
@@ -485,17 +485,20 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
       return false
     }
     if (this.isDone()) reply.code(204)
-    const isBodiless = reply.statusCode === 204 || reply.statusCode === 304
-    if (!isBodiless && reply.request.method !== 'HEAD') return true
+    if (!this.#isBodiless && reply.request.method !== 'HEAD') return true
     this.#reason = 'completed'
     this.#phase = 'bodiless'
-    if (isBodiless) {
+    if (this.#isBodiless) {
       sendOwned(reply)
     } else {
       this.#prepareHead()
       sendOwned(reply, emptyPayload())
     }
     return false
+  }
+
+  get #isBodiless (): boolean {
+    return this.reply.statusCode === 204 || this.reply.statusCode === 304
   }
 
   // It counts against the limits from here, and its options may end it.

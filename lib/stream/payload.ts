@@ -18,6 +18,8 @@ export interface ReplyOwner {
   handlerFailed (error: unknown): void
   /** Fastify is about to send an error on this reply. */
   replacedByError (error: unknown): void
+  /** True for what the call has resolved with before its end: a handler may return it. */
+  gave (value: unknown): boolean
 }
 
 const kOwner = Symbol('fastify-streaming.owner')
@@ -141,6 +143,7 @@ export function own (reply: FastifyReply, owner: ReplyOwner): void {
   // Somebody may have put a send() of his own on this reply, to trace it for example.
   if (Object.hasOwn(reply, 'send')) (reply as OwnedReply)[kSend] = reply.send
   reply.send = sendWhileOwned
+  reply.hijack = hijackWhileOwned
 }
 
 /** Gives the reply back to Fastify: for its error reply, or because the stream is over. */
@@ -149,6 +152,7 @@ export function disown (reply: FastifyReply): void {
   // Not deleted: an object that has lost a property is slow for whoever uses it.
   ;(reply as OwnedReply)[kOwner] = undefined
   reply.send = sendOf(reply)
+  reply.hijack = (Object.getPrototypeOf(reply) as FastifyReply).hijack
 }
 
 /** Sends an error past the owner's guard, whatever was thrown. */
@@ -162,7 +166,7 @@ export function sendOwned (reply: FastifyReply, ...payload: unknown[]): void {
   const isError = isSendingError(reply)
   if (isError) markError(reply, false)
   sendOf(reply).apply(reply, payload as [unknown])
-  if (isError) markError(reply, true)
+  if (isError && ownerOf(reply) !== undefined) markError(reply, true)
 }
 
 function markError (reply: FastifyReply, isError: boolean): void {
@@ -182,16 +186,18 @@ export function markSentOnSend (request: FastifyRequest, reply: FastifyReply, pa
 
 /** True when an onSend hook other than ours will be given what is sent on this reply. */
 export function isSeenByHooks (reply: FastifyReply): boolean {
-  const context = internal(reply.request, 'fastify.context') as { onSend?: Array<{ name: string }> | null } | undefined
-  if (context?.onSend === undefined) return true
-  if (context.onSend === null) return false
-  let isSeen = seenBy.get(context.onSend)
-  // Fastify binds them.
-  if (isSeen === undefined) seenBy.set(context.onSend, isSeen = context.onSend.some(hook => hook.name !== `bound ${markSentOnSend.name}`))
-  return isSeen
+  const context = internal(reply.request, 'fastify.context') as { onSend?: Array<{ name: string }> } | undefined
+  return context?.onSend?.every(isOurs) !== true
 }
 
-const seenBy = new WeakMap<object, boolean>()
+function isOurs (hook: { name: string }): boolean {
+  let known = knownHooks.get(hook)
+  // Fastify binds them.
+  if (known === undefined) knownHooks.set(hook, known = hook.name === `bound ${markSentOnSend.name}`)
+  return known
+}
+
+const knownHooks = new WeakMap<object, boolean>()
 
 /** True when a trailer is set on the reply, now. */
 export function hasTrailers (reply: FastifyReply): boolean {
@@ -243,17 +249,23 @@ function internal (owner: FastifyReply | FastifyRequest, description: string): u
 
 function sendWhileOwned (this: FastifyReply, ...args: unknown[]): FastifyReply {
   const [payload] = args
+  const owner = ownerOf(this) as ReplyOwner
   // A handler that forgot to return the promise of its stream sends one `undefined`.
-  const isForgotten = args.length === 1 && payload === undefined
+  const isForgotten = args.length === 1 && (payload === undefined || owner.gave(payload))
   if (payload instanceof FST_STREAM_ALREADY_STREAMING) {
     // The call threw; the stream that was first goes on.
     markError(this, false)
     this.log.warn({ err: payload }, 'a second stream on one reply is refused')
   } else if (payload instanceof Error || isSendingError(this)) {
-    ownerOf(this)?.handlerFailed(payload)
+    owner.handlerFailed(payload)
   } else if (!isForgotten) {
     this.log.warn({ err: new FST_STREAM_ALREADY_STREAMING() }, 'reply.send() is ignored on a reply that streams')
   }
+  return this
+}
+
+// Fastify would send nothing, and only log the error of a handler that throws.
+function hijackWhileOwned (this: FastifyReply): FastifyReply {
   return this
 }
 

@@ -117,7 +117,7 @@ class SyncIteratorSource implements Source {
     if (result.done === true) this.#over = true
     else if (this.#over) returnIterator(this.#iterator)
     if (result.done === true || !isPromiseLike(result.value)) return result
-    return result.value.then(value => ({ done: false, value }))
+    return Promise.resolve(result.value).then(value => ({ done: false, value }))
   }
 
   release (): void {

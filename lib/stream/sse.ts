@@ -110,6 +110,10 @@ class EventStreamReply extends Lifecycle implements LiveTarget {
     return this.send({ comment: text })
   }
 
+  override gave (value: unknown): boolean {
+    return value === this.#publicStream
+  }
+
   protected isDone (): boolean {
     return !this.options.reconnect && this.lastEventId === END_ID
   }
@@ -174,7 +178,7 @@ class EventStreamReply extends Lifecycle implements LiveTarget {
       const result: unknown = source(this.#public, this.signal)
       if (result === undefined) return this.#refuseReadOptions()
       if (!isPromiseLike(result)) return this.#consume(result)
-      result.then(
+      Promise.resolve(result).then(
         resolved => { if (resolved === undefined) this.end('completed'); else this.#consume(resolved) },
         error => { this.fail(error) })
     } catch (error) {

@@ -251,5 +251,7 @@ function checkedChunk (chunk: unknown): string | Uint8Array {
     throw new FST_STREAM_INVALID_CHUNK('well-formed Unicode when it is a string (a character is cut in half)', kindOf(chunk))
   }
   if (types.isUint8Array(chunk)) return chunk
+  // A promise that should have been awaited must not be able to kill the process.
+  ignoreRejection(chunk)
   throw new FST_STREAM_INVALID_CHUNK(chunkRule, kindOf(chunk))
 }

@@ -552,6 +552,26 @@ t.test('an error before the head is an ordinary Fastify error', async t => {
     t.match(await server.outcome(), { reason: 'failed', error: { code: 'FST_STREAM_TRAILER' } })
   })
 
+  t.test('reply.trailer() is refused once, whatever the source waits for', async t => {
+    for (const hook of [undefined, async () => { await turn() }]) {
+      let errors = 0
+      const server = await serve(t, (request, reply) => {
+        reply.trailer('etag', async () => 'x')
+        return reply.sse(silence)
+      }, {
+        before: app => {
+          if (hook !== undefined) app.addHook('onSend', hook)
+          app.addHook('onError', async () => { errors++ })
+        }
+      })
+      const client = open(t, server.port, { headers: ['Connection: keep-alive'] })
+      await client.until('FST_STREAM_TRAILER')
+      client.write('GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n')
+      t.equal((await client.end()).split('HTTP/1.1 500 ').length, 3, 'the connection is there for the next')
+      t.equal(errors, 2)
+    }
+  })
+
   t.test('reply.trailer() of a hook is refused', async t => {
     const server = await serve(t, (request, reply) => reply.sse(['x']), {}, app => {
       app.addHook('onSend', async (request, reply) => {
@@ -1117,7 +1137,89 @@ t.test('log lines and hooks of a stream', async t => {
   })
 })
 
-t.test('an app that was made before the plugin was registered has its reply.sse, and not its hooks', async t => {
+t.test('a handler that goes on after its call, before anything has left', async t => {
+  t.test('and answers itself has closed the stream', async t => {
+    const server = await serve(t, (request, reply) => {
+      reply.sse(['x'])
+      reply.hijack().raw.end('mine')
+    })
+    t.equal((await fetchRaw(t, server.port)).body, 'mine')
+    t.match(await server.outcome(), { reason: 'closed', events: 0, bytes: 0 })
+  })
+
+  t.test('and throws while its source is open has given what came before, and an error event', async t => {
+    const server = await serve(t, (request, reply) => {
+      reply.sse(stream => { stream.send('x') })
+      throw new Teapot('short and stout')
+    })
+    t.equal((await fetchRaw(t, server.port)).body, 'data: x\n\nevent: error\ndata: {"code":"TEAPOT","message":"short and stout"}\n\n')
+    t.match(await server.outcome(), { reason: 'failed', events: 1 })
+  })
+
+  t.test('and sends something else is told that it is ignored', async t => {
+    for (const stream of [(reply: FastifyReply) => reply.sse(['x']), (reply: FastifyReply) => reply.streamWriter(['data: x\n\n'])]) {
+      const server = await serve(t, (request, reply) => {
+        stream(reply)
+        reply.send('y')
+      })
+      t.equal((await fetchRaw(t, server.port)).body, 'data: x\n\n')
+      t.match(await server.outcome(), { reason: 'completed' })
+      t.strictSame(troubles(server), ['reply.send() is ignored on a reply that streams'])
+    }
+  })
+
+  t.test('and hijacks the reply still streams', async t => {
+    for (const source of [['x'], soon('x')]) {
+      const server = await serve(t, (request, reply) => {
+        reply.sse(source)
+        reply.hijack()
+      })
+      t.equal((await fetchRaw(t, server.port)).body, 'data: x\n\n')
+      t.match(await server.outcome(), { reason: 'completed', events: 1, bytes: 9 })
+      t.strictSame(troubles(server), [])
+    }
+  })
+
+  t.test('and wants no body gets none', async t => {
+    const server = await serve(t, (request, reply) => {
+      reply.sse(['x'])
+      reply.code(204)
+    })
+    const { head, body } = await fetchRaw(t, server.port)
+    t.match(head, /^HTTP\/1\.1 204 /)
+    t.equal(body, '')
+    t.match(await server.outcome(), { reason: 'closed', events: 0, bytes: 0 })
+  })
+})
+
+t.test('a head that the handler has sent itself stays, and the stream follows', async t => {
+  const server = await serve(t, (request, reply) => {
+    reply.raw.writeHead(200, { 'content-type': 'text/event-stream' })
+    return reply.sse(['x'])
+  })
+  t.equal((await fetchRaw(t, server.port)).body, 'data: x\n\n')
+  t.match(await server.outcome(), { reason: 'completed', events: 1 })
+})
+
+t.test('a transfer-encoding that the handler has copied from somewhere is not sent beside a length', async t => {
+  const { port } = await serve(t, (request, reply) => reply.header('transfer-encoding', 'chunked').sse(['x']))
+  const { head, body } = await fetchRaw(t, port)
+  t.notMatch(head, /transfer-encoding/i)
+  t.equal(body, 'data: x\n\n')
+})
+
+t.test('a handler may return the open stream', async t => {
+  const server = await serve(t, async (request, reply) => {
+    const stream = await reply.sse()
+    setImmediate(() => { stream.send('x').then(stream.close) })
+    return stream
+  })
+  t.equal((await fetchRaw(t, server.port)).body, 'data: x\n\n')
+  await server.outcome()
+  t.strictSame(troubles(server), [])
+})
+
+t.test('a context that was made before the plugin was registered', async t => {
   t.test('a short source is sent', async t => {
     const { port } = await early(t, reply => reply.sse(['x']))
     t.equal((await fetchRaw(t, port)).body, 'data: x\n\n')

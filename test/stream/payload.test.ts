@@ -189,6 +189,26 @@ t.test('a hook that pipes the payload', async t => {
     await client.end()
   })
 
+  t.test('into the response, whose client takes no more, is cut, also when its source has ended', async t => {
+    const full = deferred()
+    const server = await serve(t, (request, reply) => reply.sse(async stream => {
+      while (request.raw.socket.writableLength === 0) {
+        stream.send('y'.repeat(12_000))
+        await turn()
+      }
+      stream.close()
+      full.resolve()
+    }, { writeTimeout: 5000, heartbeat: 0 }), {}, onStream(payload => payload.on('data', silence)))
+    const clock = fakeClock(t)
+    const client = open(t, server.port)
+    await client.until('\r\n\r\n')
+    client.socket.pause()
+    await full.promise
+    await turn(20)
+    clock.tick(5000)
+    t.match(await server.outcome(), { reason: 'closed' })
+  })
+
   t.test('and fails before it has let anything through gets an ordinary error reply', async t => {
     const released = deferred()
     const server = await serve(t, (request, reply) => reply.sse((async function * () {

@@ -41,6 +41,8 @@ t.test('an empty iterable is an empty stream that has completed', async t => {
 t.test('items of an iterable that are promises are awaited, in order', async t => {
   const later = async (value: string) => { await turn(); return value }
   t.equal(await bodyOf(t, [later('a'), 'b', later('c')]), 'data: a\n\ndata: b\n\ndata: c\n\n')
+  const thenable = { then (resolve: (value: string) => void) { resolve('d') } }
+  t.equal(await bodyOf(t, [thenable, 'e']), 'data: d\n\ndata: e\n\n')
 })
 
 t.test('what is both iterable and async iterable is read as async', async t => {
@@ -69,6 +71,7 @@ t.test('a function', async t => {
     ['a generator', function * () { yield 'a' }],
     ['an iterable', () => ['a']],
     ['a promise of an iterable', async () => ['a']],
+    ['a thenable that resolves with a promise of an iterable', () => ({ then (resolve: (value: unknown) => void) { resolve(Promise.resolve(['a'])) } })],
     ['a promise of an async generator', async () => (async function * () { yield 'a' })()],
     ['a Readable', () => Readable.from(['a'])],
     ['a promise of a ReadableStream', async () => ReadableStream.from(['a'])],
@@ -435,6 +438,21 @@ t.test('a source that has finished by itself is not released', async t => {
     t.equal(await bodyOf(t, new ReadableStream({ start (controller) { controller.enqueue('a'); controller.close() }, cancel () { cancels++ } })), 'data: a\n\n')
     t.equal(cancels, 0)
   })
+})
+
+t.test('an iterator that gives what is no result is released', async t => {
+  for (const symbol of [Symbol.iterator, Symbol.asyncIterator]) {
+    let returned = 0
+    const source = { [symbol]: () => ({ next: () => undefined, return: () => { returned++; return { done: true, value: undefined } } }) }
+    t.match(await bodyOf(t, source as unknown as Iterable<unknown>), '"statusCode":500')
+    t.equal(returned, 1)
+  }
+})
+
+t.test('a promise as an item of an async iterator is an invalid event, and its rejection kills nobody', async t => {
+  const source = { [Symbol.asyncIterator]: () => ({ next: () => ({ done: false, value: Promise.reject(new Error('nobody asked')) }) }) }
+  t.match(await bodyOf(t, source as unknown as AsyncIterable<unknown>), 'FST_STREAM_INVALID_EVENT')
+  await turn()
 })
 
 t.test('an iterator whose promised item rejects is released', async t => {
