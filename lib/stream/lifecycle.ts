@@ -221,8 +221,8 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
     if (this.#phase !== 'committed' || this.#reason === undefined || !this.connection.isShort) return undefined
     // The handler may have gone on.
     if (hasTrailers(this.reply) || this.reply.raw.headersSent || this.#isBodiless) return undefined
-    const farewell = this.farewell(this.#reason, this.#error)
-    return farewell === 'cut' ? undefined : farewell.last
+    // Never 'cut': what ends so has sent its head before, or gets an error reply.
+    return (this.farewell(this.#reason, this.#error) as { last: string }).last
   }
 
   #sendWhole (last: string): void {
