@@ -12,7 +12,7 @@ const limit = 300_000
  * the ratio of its median to that of raw. A library that fails drops out, with a line that says so.
  */
 export async function measure (workload, { libraries, programs, isQuick }) {
-  const { without = [], rounds = 5, quickRounds = 2, isFresh = false, prepare } = workload
+  const { without = [], rounds = 3, quickRounds = 2, isFresh = false, prepare } = workload
   const outcomes = new Map(libraries.filter(library => !without.includes(library)).map(library => [library, []]))
   const pairs = new Map()
   const attempt = async (library, work) => {

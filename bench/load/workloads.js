@@ -4,7 +4,7 @@
  * `prepare` comes once before all rounds, for all libraries at the same time, and gets the compiler going: without it
  * there is one more round, that does not count. `isFresh` is a server of its own for each round.
  *
- * `rounds` are 5 and `quickRounds`, those of --quick, 2 if nothing is said; `quickNote` says what else is other there.
+ * `rounds` are 3 and `quickRounds`, those of --quick, 2 if nothing is said; `quickNote` says what else is other there.
  */
 import { setTimeout } from 'node:timers/promises'
 
