@@ -258,11 +258,13 @@ t.test('events that are ready in the same turn share one write', async t => {
 t.test('the items of a short list share one write', async t => {
   const writes: unknown[][] = []
   const { port } = await serve(t, (request, reply) => {
-    t.capture(reply.raw, 'write', (...args: unknown[]) => { writes.push(args) })
+    const write = reply.raw.write.bind(reply.raw) as (...args: unknown[]) => boolean
+    t.capture(reply.raw, 'write', (...args: unknown[]) => { writes.push(args); return write(...args) })
     return reply.sse(['1', '2', '3'])
   })
   t.ok((await open(t, port).end()).endsWith('\r\n\r\ndata: 1\n\ndata: 2\n\ndata: 3\n\n'), 'the head, the body and the end')
-  t.same(writes, [])
+  // None when it is all in the end().
+  t.ok(writes.length <= 1)
 })
 
 t.test('every event leaves at once, also while the source waits for something else', async t => {
