@@ -21,7 +21,7 @@ export const workloads = [
     unit: 'deliveries/s',
     reach: '≥ 1.3',
     flags: [noHeartbeats],
-    ...fanOut({ subscribers: 1000, turns: 300, quickTurns: 15 })
+    ...fanOut({ subscribers: 1000, turns: 60, quickTurns: 15 })
   },
   {
     name: 'fan-out, 10,000 subscribers, one event after the other',
@@ -29,9 +29,10 @@ export const workloads = [
     reach: '≥ 1.2',
     flags: [noHeartbeats],
     without: ['C'],
+    rounds: 2,
     quickRounds: 1,
     quickNote: '2000 with --quick',
-    ...rounds({ subscribers: 10_000, quickSubscribers: 2000, events: 15, quickEvents: 4 })
+    ...rounds({ subscribers: 10_000, quickSubscribers: 2000, events: 6, quickEvents: 4 })
   },
   {
     name: 'fan-out, 1000 subscribers, 8 events a turn',
@@ -39,7 +40,7 @@ export const workloads = [
     reach: '≥ 1.9',
     flags: [noHeartbeats],
     without: ['C'],
-    ...fanOut({ subscribers: 1000, turns: 60, quickTurns: 3, burst: 8 })
+    ...fanOut({ subscribers: 1000, turns: 20, quickTurns: 3, burst: 8 })
   },
   {
     name: 'HTTP/2, 10 sessions × 100 streams, fan-out, one event a turn',
@@ -49,35 +50,35 @@ export const workloads = [
     without: ['C', 'hono'],
     flags: ['http2', noHeartbeats],
     client: 'http2Client',
-    ...fanOut({ subscribers: 1000, turns: 100, quickTurns: 20 })
+    ...fanOut({ subscribers: 1000, turns: 60, quickTurns: 20 })
   },
   {
     name: 'one stream, async generator of small events',
     unit: 'events/s',
     reach: '≥ 2.0',
     without: forEventsOfAsync,
-    ...oneStream({ path: '/async', streams: 1, events: 500_000, quickEvents: 30_000 })
+    ...oneStream({ path: '/async', streams: 1, events: 200_000, quickEvents: 30_000 })
   },
   {
     name: 'one stream, sync generator of small events',
     unit: 'events/s',
     reach: '≥ 2.4',
     without: notForChunks,
-    ...oneStream({ path: '/sync', streams: 1, events: 500_000, quickEvents: 30_000 })
+    ...oneStream({ path: '/sync', streams: 1, events: 200_000, quickEvents: 30_000 })
   },
   {
     name: '50 streams at once, async generators',
     unit: 'events/s',
     reach: '≥ 2.1',
     without: forEventsOfAsync,
-    ...oneStream({ path: '/async', streams: 50, events: 10_000, quickEvents: 600 })
+    ...oneStream({ path: '/async', streams: 50, events: 4000, quickEvents: 600 })
   },
   {
     name: 'short replies of 20 events, 50 keep-alive connections',
     unit: 'replies/s',
     reach: '≥ 1.9',
     without: ['C'],
-    ...shortReplies({ replies: 10_000, quickReplies: 1000, warmUp: 3000 })
+    ...shortReplies({ replies: 5000, quickReplies: 1000, warmUp: 3000 })
   },
   {
     name: '64 KiB chunks on one response',
@@ -85,7 +86,7 @@ export const workloads = [
     reach: '≥ 1.4',
     without: notForChunks,
     async work ({ server, client, isQuick }) {
-      const chunks = isQuick ? 3000 : 20_000
+      const chunks = isQuick ? 3000 : 8000
       await client.tell(`dial 1 ${server.port} /chunks?n=${chunks}`)
       const [, nanoseconds, cpu] = await client.tell(`stream ${chunks * 65_536}`)
       await client.tell('close')
@@ -100,13 +101,14 @@ export const workloads = [
     also: { p99: { unit: 'µs', reach: '≤ 1.0' }, 'server CPU an event': { unit: 'µs', reach: '≤ 0.9' } },
     flags: [noHeartbeats],
     without: ['C'],
+    rounds: 1,
     quickRounds: 1,
     async prepare ({ server, client }) {
       await open(server, client, 1000)
       await quiet(client)
     },
     async work ({ server, client, isQuick }) {
-      const events = isQuick ? 10 : 50
+      const events = isQuick ? 10 : 30
       // The first events are cold, and would be all of p99.
       await delivered(server, client, 'want 20', ['beat', { events: 20, every: 10 }])
       const [[,,, p50, p99], cpu] = await delivered(server, client, `latency ${events}`, ['beat', { events, every: 100 }])
@@ -123,6 +125,7 @@ export const workloads = [
     flags: ['heartbeat=2000'],
     // They have no heartbeats, or none that can be set.
     without: ['C', 'fastify + reply.raw', 'reply.send(Readable)', 'fastify-sse-v2', 'hono', 'h3'],
+    rounds: 1,
     quickRounds: 1,
     quickNote: '2000 with --quick',
     async work ({ server, client, isQuick }) {
