@@ -213,25 +213,26 @@ function oneStream ({ path, streams, events, quickEvents }) {
   return {
     async work ({ server, client, isQuick }) {
       const count = isQuick ? quickEvents : events
-      await client.tell(`dial ${streams} ${server.port} ${path}?n=${count}`)
-      const [, nanoseconds, cpu] = await client.tell(`replies ${streams} ${count}`)
-      await client.tell('close')
-      return { figure: streams * count / nanoseconds * 1e9, clientShare: cpu * 1000 / nanoseconds }
+      const { figure, clientShare } = await answered({ server, client }, { path, connections: streams, replies: streams, events: count })
+      return { figure: figure * count, clientShare }
     }
   }
 }
 
 function shortReplies ({ replies, quickReplies, warmUp }) {
-  const ask = async ({ server, client }, replies) => {
-    await client.tell(`dial 50 ${server.port} /short?n=20`)
-    const [, nanoseconds, cpu] = await client.tell(`replies ${replies} 20`)
-    await client.tell('close')
-    return { figure: replies / nanoseconds * 1e9, clientShare: cpu * 1000 / nanoseconds }
-  }
+  const ask = async (pair, replies) => await answered(pair, { path: '/short', connections: 50, replies, events: 20 })
   return {
     prepare: async pair => { await ask(pair, warmUp) },
     work: async ({ isQuick, ...pair }) => await ask(pair, isQuick ? quickReplies : replies)
   }
+}
+
+/** Has so many replies of so many events given over so many connections: resolves with replies per second, and the client's share of its core. */
+async function answered ({ server, client }, { path, connections, replies, events }) {
+  await client.tell(`dial ${connections} ${server.port} ${path}?n=${events}`)
+  const [, nanoseconds, cpu] = await client.tell(`replies ${replies} ${events}`)
+  await client.tell('close')
+  return { figure: replies / nanoseconds * 1e9, clientShare: cpu * 1000 / nanoseconds }
 }
 
 /** Opens so many subscribers, and waits until the server knows of all, and of those that are there already. */

@@ -172,7 +172,7 @@ export class Connection {
 
   /** What was taken has been written to the response. */
   taken (): void {
-    if (this.#response.writableLength > 0) this.#watch()
+    this.#watchUnlessTaken(this.#response as Sink)
   }
 
   #prepend (prelude: string): void {
@@ -228,7 +228,7 @@ export class Connection {
 
   /** The same, in this tick: Node holds an HTTP/1 write until the next one, to join what follows. */
   flushNow (): void {
-    if (this.#framed === undefined || this.#queue.bytes > 0) this.flush()
+    if (!this.#started || this.#queue.bytes > 0) this.flush()
     const response = this.#response
     const isOurs = this.#framed !== undefined || this.#sink === response as Sink
     if (isHttp2(response) || response.socket === null || !isOurs) return

@@ -254,7 +254,7 @@ export abstract class Lifecycle implements ReplyOwner, ConnectionEvents, Beating
 
   async #read (source: Source): Promise<void> {
     const { connection } = this
-    const turns = new Turns()
+    const turns = this.#turns ??= new Turns()
     this.#source = source
     try {
       for (;;) {
