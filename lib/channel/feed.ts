@@ -55,6 +55,7 @@ export class Feed implements Tail {
   readonly #openingTimer: NodeJS.Timeout
   /** Ends when the broker, which gave no answer, may be asked again. */
   #pause: Promise<void> | undefined
+  #endPause: () => void = () => {}
   #retryTime = retryTimes[0]
   #isAway = false
   readonly #broker: Broker
@@ -250,6 +251,8 @@ export class Feed implements Tail {
 
   disrupted (): void {
     if (this.#isClosed) return
+    // It has word of the log, so it may be asked again.
+    this.#endPause()
     if (this.#buffer === undefined) void this.#resync()
     else this.#isStale = true
   }
@@ -513,10 +516,12 @@ export class Feed implements Tail {
     }
     // All wait together: what many ask for when it comes back is asked once.
     this.#pause ??= new Promise(resolve => {
-      setTimeout(() => {
+      this.#endPause = () => {
+        clearTimeout(timer)
         this.#pause = undefined
         resolve()
-      }, this.#retryTime * (0.5 + Math.random() / 2)).unref()
+      }
+      const timer = setTimeout(this.#endPause, this.#retryTime * (0.5 + Math.random() / 2)).unref()
       this.#retryTime = Math.min(retryTimes[1], this.#retryTime * 2)
     })
   }
