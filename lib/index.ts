@@ -13,9 +13,10 @@ import { sendStreamWriter } from './stream/writer.ts'
 import '../types/fastify.ts'
 
 export { memoryBroker } from './brokers/memory.ts'
+export { createChannels } from './channel/channels.ts'
 export type { Broker, EventId, From, History, Page, PublishRequest, Stored, Tail } from './brokers/broker.ts'
 export type { Channel, ChannelItem, PublishedEvent } from './channel/channel.ts'
-export type { ChannelStats } from './channel/channels.ts'
+export type { ChannelLog, ChannelStats, CreateChannelsOptions, StandaloneChannels } from './channel/channels.ts'
 export type { LagPolicy } from './channel/cursor.ts'
 export type { ChannelEvent, Gap, GapReason } from './channel/frame.ts'
 export type {

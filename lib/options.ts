@@ -3,6 +3,7 @@
  */
 import type { FastifyRequest } from 'fastify'
 import type { Broker, History } from './brokers/broker.ts'
+import type { CreateChannelsOptions } from './channel/channels.ts'
 import type { LagPolicy } from './channel/cursor.ts'
 import type { ChannelEvent } from './channel/frame.ts'
 import { FST_STREAM_INVALID_OPTION, kindOf, shown } from './errors.ts'
@@ -146,7 +147,8 @@ export interface ResolvedOptions {
   lag: LagPolicy | undefined
 }
 
-type Rule = [rule: string, check: (value: unknown) => boolean]
+/** What an option must be, in words and as a check. */
+export type Rule = [rule: string, check: (value: unknown) => boolean]
 
 /** Milliseconds; `setTimeout()` fires at once for anything longer. */
 export const longestTimer = 2 ** 31 - 1
@@ -203,6 +205,12 @@ const pluginRules: Record<string, Rule> = {
   broker: ['a broker, as memoryBroker() makes one', isBroker],
   overload: ["'refuse' or 'retry'", value => value === 'refuse' || value === 'retry'],
   shutdown: ['an object with retry and grace', isPlainObject]
+}
+
+const createChannelsRules: Record<string, Rule> = {
+  broker: ['a broker, as redisBroker() makes one', isBroker],
+  serialize: aFunction,
+  logger: ['a logger with info() and warn()', isLogger]
 }
 
 const shutdownRules: Record<string, Rule> = { 'shutdown.retry': retryTime, 'shutdown.grace': duration }
@@ -274,6 +282,14 @@ export function resolveHistory (options: unknown = {}): Partial<History> {
   return Object.fromEntries(Object.entries(history).filter(([, value]) => value !== undefined))
 }
 
+/** Throws FST_STREAM_INVALID_OPTION. */
+export function resolveCreateChannelsOptions (options: unknown): CreateChannelsOptions {
+  const resolved = checked(options, createChannelsRules) as Partial<CreateChannelsOptions>
+  // Channels of a memory of their own would reach nobody.
+  if (resolved.broker === undefined) throw new FST_STREAM_INVALID_OPTION('broker', 'given', 'undefined')
+  return resolved as CreateChannelsOptions
+}
+
 /** Throws FST_STREAM_INVALID_OPTION for a name that a channel cannot have. */
 export function checkChannelName (name: unknown): asserts name is string {
   const isName = typeof name === 'string' && name !== '' && Buffer.byteLength(name) <= 256 && name.isWellFormed()
@@ -324,7 +340,8 @@ export function isPlainObject (value: unknown): value is Record<string, unknown>
   return prototype === null || Object.getPrototypeOf(prototype) === null
 }
 
-function checked (options: unknown, rules: Record<string, Rule>): Record<string, unknown> {
+/** The options that are given. Throws FST_STREAM_INVALID_OPTION for the first one that breaks its rule, or that there is no rule for. */
+export function checked (options: unknown, rules: Record<string, Rule>): Record<string, unknown> {
   if (!isPlainObject(options)) throw new FST_STREAM_INVALID_OPTION('options', 'an object', shown(options))
   const result: Record<string, unknown> = {}
   for (const [name, value] of Object.entries(options)) {
@@ -351,16 +368,20 @@ function isBroker (value: unknown): boolean {
     ['publish', 'read', 'tail', 'compare', 'valid', 'ready', 'close'].every(name => typeof (value as Record<string, unknown>)[name] === 'function')
 }
 
+function isLogger (value: unknown): boolean {
+  return typeof value === 'object' && value !== null && ['info', 'warn'].every(name => typeof (value as Record<string, unknown>)[name] === 'function')
+}
+
 function ipAddress (request: FastifyRequest): string {
   // Undefined when the client has reset the connection already.
   return request.ip ?? ''
 }
 
-function isPositiveInteger (value: unknown): boolean {
+export function isPositiveInteger (value: unknown): boolean {
   return Number.isSafeInteger(value) && (value as number) > 0
 }
 
-function isNumber (value: unknown, min: number, max: number): boolean {
+export function isNumber (value: unknown, min: number, max: number): boolean {
   return typeof value === 'number' && value >= min && value <= max
 }
 

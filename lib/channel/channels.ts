@@ -4,9 +4,9 @@
 import type { Broker } from '../brokers/broker.ts'
 import { memoryBroker } from '../brokers/memory.ts'
 import { FST_STREAM_CLOSED } from '../errors.ts'
-import { checkChannelName, type ChannelOptions } from '../options.ts'
+import { checkChannelName, resolveCreateChannelsOptions, type ChannelOptions } from '../options.ts'
 import type { Serialize } from '../stream/encode.ts'
-import { EventChannel, type ChannelHost } from './channel.ts'
+import { EventChannel, type Channel, type ChannelHost } from './channel.ts'
 
 /** Counts of channels, in this process. */
 export interface ChannelStats {
@@ -22,10 +22,38 @@ export interface ChannelStats {
   frameBytes: number
 }
 
-/** Where channels tell of trouble. */
+/** Where channels tell of trouble: `app.log`, or any logger that takes what it does. */
 export interface ChannelLog {
   info (message: string): void
   warn (details: object, message: string): void
+}
+
+/** Options of `createChannels()`. */
+export interface CreateChannelsOptions {
+  /** Carries and keeps the events. It is not closed with the channels. */
+  broker: Broker
+  /** Encodes data that is neither a string nor bytes. Default `JSON.stringify`. */
+  serialize?: Serialize
+  /** Is told of publishes that failed, and of a broker that does not answer. Default `console`. */
+  logger?: ChannelLog
+}
+
+/** Channels without an app. */
+export interface StandaloneChannels {
+  /** As `app.streaming.channel()`: the same name gives the same channel. Throws FST_STREAM_INVALID_OPTION and FST_STREAM_CLOSED. */
+  channel<Events extends object = Record<string, unknown>> (name: string, options?: ChannelOptions): Channel<Events>
+  stats (): ChannelStats
+  /** Ends iterators; `publish` rejects with FST_STREAM_CLOSED from then on. The broker stays open. */
+  close (): Promise<void>
+}
+
+/**
+ * Channels for what is no Fastify app: workers and scripts that publish, or read with `subscribe()`.
+ * Throws FST_STREAM_INVALID_OPTION.
+ */
+export function createChannels (options: CreateChannelsOptions): StandaloneChannels {
+  const { broker, serialize, logger = console } = resolveCreateChannelsOptions(options)
+  return new Channels(broker, serialize, logger) as unknown as StandaloneChannels
 }
 
 export class Channels implements ChannelHost {
@@ -47,7 +75,7 @@ export class Channels implements ChannelHost {
   #isAnswering = false
   #isClosed = false
 
-  constructor (broker: Broker | undefined, serialize: Serialize, log?: ChannelLog) {
+  constructor (broker: Broker | undefined, serialize: Serialize = JSON.stringify, log?: ChannelLog) {
     if (broker === undefined) this.#ownBroker = memoryBroker()
     this.broker = broker ?? this.#ownBroker as Broker
     this.serialize = serialize
@@ -55,7 +83,7 @@ export class Channels implements ChannelHost {
   }
 
   /** Throws FST_STREAM_INVALID_OPTION, also for options that contradict those that the channel has, and FST_STREAM_CLOSED. */
-  channel (name: string, options: ChannelOptions | undefined): EventChannel {
+  channel (name: string, options?: ChannelOptions): EventChannel {
     checkChannelName(name)
     const known = this.#named.get(name)?.deref()
     if (known !== undefined) {
