@@ -4,6 +4,7 @@ export default defineConfig({
   // One line an entry point; `exports` of package.json has the same list.
   entry: {
     index: 'lib/index.ts',
+    redis: 'lib/brokers/redis.ts',
     testing: 'lib/testing.ts'
   },
   format: ['esm', 'cjs'],

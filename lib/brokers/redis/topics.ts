@@ -1,0 +1,278 @@
+/**
+ * What this process listens to, over one connection. Whatever happens to that connection, tails are told that they may
+ * have missed something; and because a connection may die without a word, it is tried now and then.
+ */
+import { FST_STREAM_BROKER_UNAVAILABLE, withCause } from '../../errors.ts'
+import type { EventId, Stored, Tail } from '../broker.ts'
+import type { Link, LinkListener } from './client.ts'
+
+export interface TopicsHost {
+  /** Opens the connection, or takes the one that was given. */
+  link (listener: LinkListener): Link
+  /** The head of the log of a topic; also keeps it from being forgotten. */
+  head (topic: string): Promise<EventId>
+  /** Sends something through the server to this process. */
+  announce (topic: string, text: string): Promise<void>
+  /** The link was given, and cannot be replaced. */
+  readonly isLinkGiven: boolean
+  /** Milliseconds for an answer. */
+  readonly timeout: number
+}
+
+class Topic {
+  readonly tails = new Set<Tail>()
+  /** Who waits until the server has confirmed the subscription. */
+  readonly waiting = new Set<{ resolve: () => void, reject: (error: unknown) => void }>()
+  isSubscribed = false
+  /** The newest id that the tails know of, by being told of it or by having been told to read again. */
+  head: EventId | undefined
+  /** Nothing has come since it was last looked at. */
+  isQuiet = false
+}
+
+// Milliseconds that a tail waits for the confirmation: what comes later is told as a disturbance.
+const longestWait = 1000
+const retryTime = 1000
+/** Heads that are asked for at a time. */
+const headsAtOnce = 50
+
+export class Topics implements LinkListener {
+  readonly #host: TopicsHost
+  readonly #own: string
+  readonly #probeTimes: [number, number]
+  readonly #topics = new Map<string, Topic>()
+  #link: Link | undefined
+  #isUp = false
+  /** Counts how often the connection has come up: what was asked of an earlier one is void. */
+  #life = 0
+  #isSyncing = false
+  /** What the server is not to tell any more. */
+  readonly #extra = new Set<string>()
+  readonly #missing = new Set<string>()
+  #probing: NodeJS.Timeout | undefined
+  #retrying: NodeJS.Timeout | undefined
+  #probes = 0
+  #heard = 0
+  #whenHeard: (() => void) | undefined
+
+  /** `own` is a topic of this process alone; probes come at random between the two times, in milliseconds. */
+  constructor (host: TopicsHost, own: string, probeTimes: [number, number]) {
+    this.#host = host
+    this.#own = own
+    this.#probeTimes = probeTimes
+  }
+
+  async tail (name: string, tail: Tail): Promise<() => Promise<void>> {
+    let topic = this.#topics.get(name)
+    if (topic === undefined) {
+      this.#topics.set(name, topic = new Topic())
+      this.#extra.delete(name)
+      this.#missing.add(name)
+    }
+    if (!topic.isSubscribed) await this.#subscribed(name, topic)
+    topic.tails.add(tail)
+    return async () => {
+      topic.tails.delete(tail)
+      this.#leaveEmpty(name, topic)
+    }
+  }
+
+  up (): void {
+    this.#isUp = true
+    this.#life++
+    this.#isSyncing = false
+    for (const [name, topic] of this.#topics) {
+      topic.isSubscribed = false
+      this.#missing.add(name)
+    }
+    this.#extra.clear()
+    void this.#sync()
+  }
+
+  message (name: string, text: string): void {
+    if (name === this.#own) {
+      this.#heard = Number(text)
+      this.#whenHeard?.()
+      return
+    }
+    const topic = this.#topics.get(name)
+    if (topic === undefined) return
+    topic.isQuiet = false
+    const events = parseMessage(text)
+    if (events === undefined) return disrupt(topic)
+    topic.head = events.at(-1)?.id
+    for (const event of events) for (const tail of topic.tails) tail.event(event)
+  }
+
+  /** Tells every tail that it is over. */
+  close (): void {
+    const topics = [...this.#topics.values()]
+    this.#topics.clear()
+    this.#closeLink()
+    for (const { tails, waiting } of topics) {
+      for (const { resolve } of waiting) resolve()
+      for (const tail of tails) tail.closed()
+    }
+  }
+
+  #subscribed (name: string, topic: Topic): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const settle = (action: () => void) => {
+        clearTimeout(timer)
+        topic.waiting.delete(waiter)
+        action()
+      }
+      const waiter = {
+        resolve: () => { settle(resolve) },
+        reject: (error: unknown) => {
+          settle(() => { reject(error) })
+          this.#leaveEmpty(name, topic)
+        }
+      }
+      const timer = setTimeout(waiter.resolve, longestWait)
+      topic.waiting.add(waiter)
+      if (this.#link === undefined) this.#openLink()
+      else void this.#sync()
+    })
+  }
+
+  #leaveEmpty (name: string, topic: Topic): void {
+    if (topic.tails.size > 0 || topic.waiting.size > 0 || this.#topics.get(name) !== topic) return
+    this.#topics.delete(name)
+    this.#missing.delete(name)
+    this.#extra.add(name)
+    if (this.#topics.size === 0) this.#closeLink()
+    else void this.#sync()
+  }
+
+  #openLink (): void {
+    this.#missing.add(this.#own)
+    this.#link = this.#host.link(this)
+    this.#probeLater()
+  }
+
+  #closeLink (): void {
+    clearTimeout(this.#probing)
+    clearTimeout(this.#retrying)
+    const link = this.#link
+    if (this.#isUp && this.#host.isLinkGiven) link?.unsubscribe([...this.#topics.keys(), ...this.#extra, this.#own]).catch(() => {})
+    this.#isUp = false
+    this.#life++
+    this.#link = undefined
+    this.#missing.clear()
+    this.#extra.clear()
+    link?.close()
+  }
+
+  /** Makes what the server tells equal to what is listened to, one step at a time. */
+  async #sync (): Promise<void> {
+    if (this.#isSyncing || !this.#isUp) return
+    this.#isSyncing = true
+    const life = this.#life
+    const link = this.#link as Link
+    try {
+      while (this.#extra.size > 0 || this.#missing.size > 0) {
+        const [extra, missing] = [[...this.#extra], [...this.#missing]]
+        this.#extra.clear()
+        this.#missing.clear()
+        if (extra.length > 0) await link.unsubscribe(extra)
+        if (life !== this.#life) return
+        if (missing.length > 0) await link.subscribe(missing)
+        if (life !== this.#life) return
+        for (const name of missing) this.#confirmed(name)
+      }
+    } catch (error) {
+      if (life !== this.#life) return
+      this.#refused(error)
+    }
+    this.#isSyncing = false
+  }
+
+  #confirmed (name: string): void {
+    const topic = this.#topics.get(name)
+    if (topic === undefined) return
+    topic.isSubscribed = true
+    for (const { resolve } of topic.waiting) resolve()
+    disrupt(topic)
+  }
+
+  /** All over again, a little later. */
+  #refused (error: unknown): void {
+    const refusal = withCause(new FST_STREAM_BROKER_UNAVAILABLE((error as Error).message), error)
+    clearTimeout(this.#retrying)
+    this.#retrying = setTimeout(() => { if (this.#isUp) this.up() }, retryTime).unref()
+    for (const { waiting } of [...this.#topics.values()]) for (const { reject } of waiting) reject(refusal)
+  }
+
+  #probeLater (): void {
+    const [min, max] = this.#probeTimes
+    clearTimeout(this.#probing)
+    this.#probing = setTimeout(() => {
+      const link = this.#link
+      void this.#probe().catch(() => {}).then(() => { if (this.#link === link) this.#probeLater() })
+    }, min + Math.random() * (max - min)).unref()
+  }
+
+  async #probe (): Promise<void> {
+    const { isLinkGiven } = this.#host
+    if (!await this.#isHeard()) {
+      if (isLinkGiven) for (const topic of this.#topics.values()) disrupt(topic)
+      else this.#replaceLink()
+      return
+    }
+    const quiet = [...this.#topics].filter(([, { isQuiet }]) => isQuiet)
+    for (const topic of this.#topics.values()) topic.isQuiet = true
+    for (let i = 0; i < quiet.length; i += headsAtOnce) {
+      await Promise.all(quiet.slice(i, i + headsAtOnce).map(async ([name, topic]) => { await this.#compareHead(name, topic) }))
+    }
+  }
+
+  /** False when what the server was told for this process has not come; throws when the server could not be told. */
+  async #isHeard (): Promise<boolean> {
+    const number = ++this.#probes
+    await this.#host.announce(this.#own, String(number))
+    if (this.#heard === number) return true
+    return await new Promise(resolve => {
+      const timer = setTimeout(resolve, this.#host.timeout, false).unref()
+      this.#whenHeard = () => {
+        clearTimeout(timer)
+        resolve(true)
+      }
+    })
+  }
+
+  async #compareHead (name: string, topic: Topic): Promise<void> {
+    const head = await this.#host.head(name)
+    if (!topic.isQuiet || head === topic.head) return
+    topic.head = head
+    disrupt(topic)
+  }
+
+  #replaceLink (): void {
+    const extra = [...this.#topics.keys()]
+    this.#closeLink()
+    for (const name of extra) this.#missing.add(name)
+    for (const topic of this.#topics.values()) topic.isSubscribed = false
+    this.#openLink()
+  }
+}
+
+function disrupt ({ tails }: Topic): void {
+  for (const tail of tails) tail.disrupted()
+}
+
+/** The events of one announcement: `id previous length`, a line break and as many UTF-16 code units of data, for each; undefined for anything else. */
+function parseMessage (text: string): Stored[] | undefined {
+  const events = []
+  const header = /([^ \n]+) ([^ \n]+) (\d+)\n/y
+  for (let place = 0; place < text.length;) {
+    header.lastIndex = place
+    const [line = '', id = '', previous = '', length = ''] = header.exec(text) ?? []
+    if (line === '') return undefined
+    const start = place + line.length
+    place = start + Number(length)
+    if (place > text.length) return undefined
+    events.push({ id, previous, data: text.slice(start, place) })
+  }
+  return events
+}
