@@ -172,7 +172,7 @@ function listen (client: Emitter, listeners: Record<string, (...args: any[]) => 
 
 /** Milliseconds before the next attempt to connect. */
 function backOff (attempts: number): number {
-  return Math.min(1000, 50 * 2 ** Math.min(attempts, 5)) * (0.5 + Math.random() / 2)
+  return Math.min(attempts * 50, 500) * (0.5 + Math.random() / 2)
 }
 
 function isIoredis (client: unknown): client is IoredisClient {
