@@ -137,8 +137,9 @@ export class RedisBroker implements Broker, TopicsHost {
     const { retention, pageSize } = this.#options
     const [kind, value] = typeof from === 'number' ? ['newest', from] : words.includes(from) ? [from, ''] : ['after', from]
     const args = [this.#suffix(++this.#number), retention, kind, value, Math.min(limit, pageSize)].map(String)
-    const reply = await this.#calls.run(readScript, [`${base}:s`, `${base}:m`], args)
-    return reply as [string, EventId, EventId, ...string[]]
+    const reply = await this.#calls.run(readScript, [`${base}:s`, `${base}:m`], args) as unknown[]
+    // A client may be set to give buffers.
+    return reply.map(String) as [string, EventId, EventId, ...string[]]
   }
 
   /** Of the ids that a call gives: a stream that was deleted gives the same numbers again. */

@@ -1,7 +1,7 @@
 import '../fixtures/guard.ts'
 import t from 'tap'
 import { reportOf, rows, runChaos } from '../fixtures/chaos.ts'
-import { clients } from '../fixtures/redis-clients.ts'
+import { clients, newestClients } from '../fixtures/redis-clients.ts'
 import { hasRedis } from '../fixtures/redis-server.ts'
 
 const seed = Number(process.env.CHAOS_SEED ?? Math.floor(Math.random() * 2 ** 32))
@@ -9,7 +9,6 @@ const only = process.env.CHAOS_ROW ?? ''
 // `npm run chaos`: every row with every client, so many times. Else every row once.
 const runs = Number(process.env.CHAOS_RUNS ?? 0)
 const names = Object.keys(clients)
-const newest = ['ioredis 6', 'redis 6', 'iovalkey 0.4']
 const size = runs > 0 ? { clients: 8, channels: 3 } : { clients: 4, channels: 1 }
 
 // What is broken takes longer than it costs.
@@ -17,7 +16,7 @@ t.jobs = 4
 
 for (const [i, row] of rows.entries()) {
   if (!row.name.includes(only)) continue
-  const chosen = runs > 0 ? Array.from({ length: runs }, () => names).flat() : [newest[i % newest.length] as string]
+  const chosen = runs > 0 ? Array.from({ length: runs }, () => names).flat() : [newestClients[i % newestClients.length] as string]
   for (const [j, client] of chosen.entries()) {
     t.test(`${row.name}: what was promised holds (${client}, CHAOS_SEED=${seed})`, { skip: !hasRedis && 'there is no redis-server' }, async t => {
       let report = `not run: ${row.name} (${client}, seed ${seed + j})`

@@ -1,28 +1,616 @@
 import '../fixtures/guard.ts'
-import t from 'tap'
-import { redisBroker } from '../../lib/brokers/redis.ts'
-import { brokerContract } from '../fixtures/broker-contract.ts'
-import { clients } from '../fixtures/redis-clients.ts'
-import { RedisServer } from '../fixtures/redis-server.ts'
+import { EventEmitter } from 'node:events'
+import t, { type Test } from 'tap'
+import { RedisBroker, redisBroker, type RedisBrokerOptions } from '../../lib/brokers/redis.ts'
+import { publishScript } from '../../lib/brokers/redis/scripts.ts'
+import { createChannels, type Broker, type ChannelItem, type History, type Stored } from '../../lib/index.ts'
+import { deferred, eventually, turn } from '../fixtures/clock.ts'
+import { clients, newestClients, type ConnectedClient } from '../fixtures/redis-clients.ts'
+import { hasRedis, RedisProxy, RedisServer } from '../fixtures/redis-server.ts'
+import { tailOf } from '../fixtures/tail.ts'
+
+const skip = !hasRedis && 'there is no redis-server'
 
 const server = new RedisServer()
-t.before(async () => { await server.start() })
+t.before(async () => { if (!skip) await server.start() })
 t.teardown(() => server.remove())
 
-for (const [name, connect] of Object.entries(clients)) {
-  brokerContract(t, `Redis through ${name}`, async () => {
-    const [one, two] = [await connect(server.socket), await connect(server.socket)]
-    await one.command('FLUSHALL')
-    const broker = redisBroker({ client: one.client })
-    const another = redisBroker({ client: two.client })
-    return {
-      broker,
-      another,
-      wipe: async () => { await one.command('FLUSHALL') },
-      close: async () => {
-        await Promise.all([broker.close(), another.close()])
-        await Promise.all([one.close(), two.close()])
-      }
+async function connect (name = 'ioredis 6', options?: object, socket = server.socket): Promise<ConnectedClient> {
+  return await (clients[name] as (typeof clients)[string])(socket, options)
+}
+
+interface Opened {
+  broker: RedisBroker
+  client: ConnectedClient
+}
+
+/** A broker with nothing in its logs; closed with its client when the test ends. */
+async function open (t: Test, options: Partial<RedisBrokerOptions> = {}, { name, socket, probeTimes, settings }: { name?: string, socket?: string, probeTimes?: [number, number], settings?: object } = {}): Promise<Opened> {
+  const client = await connect(name, settings, socket)
+  await client.command('FLUSHALL')
+  const broker = new RedisBroker({ client: client.client, ...options }, probeTimes)
+  t.teardown(async () => {
+    await broker.close()
+    await client.close()
+  })
+  return { broker, client }
+}
+
+const history = (bounds: Partial<History>): History => ({ events: 256, bytes: 1_048_576, age: 300_000, ...bounds })
+
+async function retained (broker: Broker): Promise<string[]> {
+  const events: Stored[] = []
+  let page = await broker.read('a', 'earliest', 1000)
+  while (page.events.length > 0) {
+    events.push(...page.events)
+    page = await broker.read('a', events.at(-1)?.id as string, 1000)
+  }
+  return events.map(({ data }) => data)
+}
+
+const unavailable = { code: 'FST_STREAM_BROKER_UNAVAILABLE', statusCode: 503 }
+const base = (channel = 'a', prefix = 'fastify-streaming') => `{${prefix}:${channel}}`
+
+t.test('histories', { skip }, async t => {
+  t.test('a history of 3 events keeps the newest three', async t => {
+    const { broker } = await open(t)
+    for (const data of ['1', '2', '3', '4', '5']) await broker.publish('a', data, { history: history({ events: 3 }) })
+    t.same(await retained(broker), ['3', '4', '5'])
+    await Promise.all(['6', '7', '8', '9', '10'].map(data => broker.publish('a', data, { history: history({ events: 3 }) })))
+    t.same(await retained(broker), ['8', '9', '10'])
+  })
+
+  t.test('256 events are kept by default, 1 MiB of them', async t => {
+    const { broker } = await open(t)
+    await Promise.all(Array.from({ length: 300 }, (_, i) => broker.publish('a', String(i))))
+    t.same(await retained(broker), Array.from({ length: 256 }, (_, i) => String(i + 44)))
+    for (let i = 0; i < 20; i++) await broker.publish('a', String(i).padEnd(100_000))
+    t.equal((await retained(broker)).length, 10)
+  })
+
+  t.test('a history of 10 bytes counts bytes, and keeps the newest event whatever its size', async t => {
+    const { broker } = await open(t)
+    const publish = async (data: string) => await broker.publish('a', data, { history: history({ bytes: 10 }) })
+    for (const data of ['12345', '67890']) await publish(data)
+    t.same(await retained(broker), ['12345', '67890'])
+    await publish('ééé')
+    t.same(await retained(broker), ['ééé'])
+    await publish('x'.repeat(100))
+    t.same(await retained(broker), ['x'.repeat(100)])
+    await publish('1')
+    t.same(await retained(broker), ['1'])
+  })
+
+  t.test('an event is forgotten when its time is over, also while newer ones are kept, and the position after it is known', async t => {
+    const { broker } = await open(t)
+    const short = history({ age: 150 })
+    const old = await broker.publish('a', '1', { history: short })
+    const first = Date.now()
+    while (Date.now() < first + 90) await turn()
+    const id = await broker.publish('a', '2', { history: short })
+    while ((await retained(broker)).length === 2) await turn()
+    t.ok(Date.now() - first >= 149)
+    t.same(await retained(broker), ['2'])
+    t.match(await broker.read('a', old, 10), { contiguous: true, events: [{ id, data: '2' }] })
+    while ((await retained(broker)).length === 1) await turn()
+    t.same(await broker.read('a', id, 10), { contiguous: true, base: id, events: [], head: id })
+    t.match(await broker.read('a', old, 10), { contiguous: false, base: id })
+    // Its keys have no other end.
+    t.match(await broker.publish('a', '3'), /./)
+    t.same(await retained(broker), ['3'])
+  })
+
+  t.test('the history of the last publish counts for all, and for those that bring none', async t => {
+    const { broker } = await open(t)
+    for (const data of ['1', '2', '3']) await broker.publish('a', data)
+    await Promise.all([broker.publish('a', '4', { history: history({ events: 2 }) }), broker.publish('a', '5')])
+    t.same(await retained(broker), ['4', '5'])
+    await broker.publish('a', '6')
+    t.same(await retained(broker), ['5', '6'])
+  })
+
+  t.test('every key has an end: events by their age, the head so much later as `retention` says', async t => {
+    const { broker, client } = await open(t, { retention: 200_000 })
+    await broker.publish('a', '1', { dedupe: 'k', history: history({ age: 100_000 }) })
+    await broker.read('b', 'live', 1)
+    const ends: Record<string, number> = {}
+    for (const key of await client.command('KEYS', '*') as string[]) {
+      ends[key.replace(/:w:[0-9a-f]{16}$/, ':w:')] = Number(await client.command('PTTL', key))
+    }
+    t.same(Object.keys(ends).sort(), [`${base()}:k:k`, `${base()}:m`, `${base()}:s`, `${base()}:w:`, `${base('b')}:m`])
+    const about = (key: string, expected: number) => {
+      const end = ends[key] as number
+      t.ok(end <= expected && end > expected - 10_000, `${key}: ${end}`)
+    }
+    about(`${base()}:s`, 100_000)
+    about(`${base()}:k:k`, 100_000)
+    about(`${base()}:m`, 300_000)
+    about(`${base()}:w:`, 600_000)
+    about(`${base('b')}:m`, 500_000)
+    // Asking for the head is a sign of life, also of a channel in which nothing happens.
+    await client.command('PEXPIRE', `${base('b')}:m`, '1000')
+    await broker.read('b', 'live', 1)
+    t.ok(Number(await client.command('PTTL', `${base('b')}:m`)) > 400_000)
+  })
+
+  t.test('a key publishes again once its event is no longer retained', async t => {
+    const { broker } = await open(t)
+    const first = await broker.publish('a', '1', { dedupe: 'k', history: history({ events: 2 }) })
+    await broker.publish('a', '2')
+    t.equal(await broker.publish('a', '1', { dedupe: 'k' }), first)
+    await broker.publish('a', '3')
+    const second = await broker.publish('a', '1', { dedupe: 'k' })
+    t.not(second, first)
+    t.same(await retained(broker), ['3', '1'])
+    t.equal(await broker.publish('a', '1', { dedupe: 'k' }), second)
+  })
+
+  t.test('a page has at most `pageSize` events, and ends after 1 MiB', async t => {
+    const { broker } = await open(t, { pageSize: 120 })
+    const large = history({ events: 10_000, bytes: 1e9 })
+    await Promise.all(Array.from({ length: 300 }, (_, i) => broker.publish('a', String(i), { history: large })))
+    t.equal((await broker.read('a', 'earliest', 256)).events.length, 120)
+    t.equal((await broker.read('a', 299, 256)).events.length, 120)
+    t.same((await retained(broker)).length, 300)
+    for (let i = 0; i < 5; i++) await broker.publish('b', 'x'.repeat(400_000), { history: large })
+    t.equal((await broker.read('b', 'earliest', 256)).events.length, 3)
+    t.equal((await broker.read('b', 4, 256)).events.length, 3)
+  })
+})
+
+t.test('the log', { skip }, async t => {
+  t.test('a call that comes again, because the answer was lost, appends nothing and gives the same ids; an older one gives none', async t => {
+    const { broker, client } = await open(t)
+    const publish = async (number: string, ...events: string[]) => await client.command(
+      'EVAL', publishScript.text, '3', `${base()}:s`, `${base()}:m`, `${base()}:w:me`, number, `${'0'.repeat(16)}${number}`, base(), '1000000', '600000', '', '', '',
+      ...events.flatMap(data => ['0', String(data.length), data])
+    )
+    const ids = await publish('7', 'one', 'two')
+    t.match(ids, /^\d+-\d+-0{16}7 \d+-\d+-0{16}7$/)
+    t.equal(await publish('7', 'one', 'two'), ids)
+    t.match(await publish('8', 'three'), /^\d+-\d+-0{16}8$/)
+    t.equal(await publish('7', 'one', 'two'), '')
+    t.same(await retained(broker), ['one', 'two', 'three'])
+  })
+
+  t.test('a position whose number was given again after a loss is none of this log', async t => {
+    const { broker, client } = await open(t)
+    const old = await broker.publish('a', 'old')
+    await client.command('DEL', `${base()}:s`, `${base()}:m`)
+    // The same millisecond and number, of another log.
+    const [ms, number] = old.split('-') as [string, string]
+    await client.command('XADD', `${base()}:s`, `${ms}-${number}`, 'p', `${ms}-0-${'1'.repeat(17)}`, 'x', '2'.repeat(17), 'd', 'new')
+    const { contiguous, events: [event], base: before } = await broker.read('a', old, 10)
+    t.equal(contiguous, false)
+    t.match(event, { id: `${ms}-${number}-${'2'.repeat(17)}`, data: 'new' })
+    t.equal(before, `${ms}-0-${'1'.repeat(17)}`)
+    t.not(broker.compare(old, event?.id as string), 0)
+    t.equal(Math.sign(broker.compare(old, event?.id as string)), -Math.sign(broker.compare(event?.id as string, old)))
+  })
+
+  t.test('ids rise although the clock of the server has stepped back', async t => {
+    const { broker, client } = await open(t)
+    await broker.publish('a', '1')
+    const future = `9999999999999-5-${'1'.repeat(17)}`
+    await client.command('HSET', `${base()}:m`, 'head', future)
+    await client.command('XADD', `${base()}:s`, '9999999999999-5', 'p', 'x', 'x', '1'.repeat(17), 'd', '2')
+    const id = await broker.publish('a', '3')
+    t.match(id, /^9999999999999-6-/)
+    t.match(await broker.read('a', future, 10), { contiguous: true, events: [{ id, previous: future }] })
+  })
+
+  t.test('publishes of one turn go in few calls, in order, and each event is announced', async t => {
+    const { broker, client } = await open(t)
+    const told: string[] = []
+    await broker.tail('a', tailOf(({ data }) => { told.push(data) }))
+    await client.command('CONFIG', 'RESETSTAT')
+    const all = Array.from({ length: 200 }, (_, i) => String(i))
+    await Promise.all(all.map(data => broker.publish('a', data)))
+    await eventually(() => told.length === 200)
+    t.same(told, all)
+    const calls = /cmdstat_evalsha:calls=(\d+)/.exec(String(await client.command('INFO', 'commandstats')))?.[1]
+    t.ok(Number(calls) <= 4, `${calls} calls`)
+  })
+
+  t.test('large events of one turn do not go in one call', async t => {
+    const { broker } = await open(t)
+    const all = Array.from({ length: 6 }, (_, i) => String(i).padEnd(200_000))
+    await Promise.all(all.map(data => broker.publish('a', data, { history: history({ bytes: 1e8 }) })))
+    t.same(await retained(broker), all)
+  })
+
+  t.test('two applications with prefixes of their own do not see each other', async t => {
+    const { broker, client } = await open(t, { prefix: 'one' })
+    const other = redisBroker({ client: client.client, prefix: 'two' })
+    t.teardown(() => other.close())
+    await other.tail('a', tailOf(() => t.fail('told')))
+    await broker.publish('a', 'x')
+    t.same(await retained(other), [])
+    t.same(await retained(broker), ['x'])
+  })
+
+  t.test('a keyPrefix of ioredis is no trouble', async t => {
+    const { broker, client } = await open(t, {}, { settings: { keyPrefix: 'mine:' } })
+    const told: string[] = []
+    await broker.tail('a', tailOf(({ data }) => { told.push(data) }))
+    await broker.publish('a', 'x', { dedupe: 'k' })
+    await eventually(() => told.length === 1)
+    t.same(await retained(broker), ['x'])
+    t.same((await client.command('KEYS', '*') as string[]).filter(key => !key.startsWith('mine:')), [])
+  })
+
+  t.test('a client that gives buffers is no trouble', async t => {
+    const { broker } = await open(t, {}, { name: 'redis 6', settings: { commandOptions: { typeMapping: { 36: Buffer } } } })
+    const id = await broker.publish('a', 'ä')
+    t.match(await broker.read('a', 'earliest', 1), { events: [{ id, data: 'ä' }], head: id })
+  })
+})
+
+t.test('the connection that listens', { skip }, async t => {
+  /** How many connections of the server do. */
+  const listening = async ({ command }: ConnectedClient) => String(await command('CLIENT', 'LIST', 'TYPE', 'pubsub')).split('\n').filter(line => line.startsWith('id=')).length
+
+  for (const name of [...newestClients, 'redis 4']) {
+    t.test(`there is one a process while it follows anything, and none for who only publishes (${name})`, async t => {
+      const { broker, client } = await open(t, {}, { name })
+      await broker.publish('a', 'x')
+      t.equal(await listening(client), 0)
+      const untails = await Promise.all(['a', 'b', 'c', 'a'].map(async channel => await broker.tail(channel, tailOf(() => {}))))
+      t.equal(await listening(client), 1)
+      for (const untail of untails.slice(1)) await untail()
+      t.equal(await listening(client), 1)
+      await untails[0]?.()
+      while (await listening(client) > 0) await turn()
+      const told = deferred()
+      await broker.tail('a', tailOf(() => { told.resolve() }))
+      await broker.publish('a', 'x')
+      await told.promise
+      t.equal(await listening(client), 1)
+      await broker.close()
+      while (await listening(client) > 0) await turn()
+      t.equal(await client.command('PING'), 'PONG', 'the client stays open')
+    })
+
+    t.test(`what was published while it was lost comes when it is back, although nothing follows (${name})`, async t => {
+      const { broker, client } = await open(t, {}, { name })
+      const reader = follow(t, broker)
+      await eventually(() => reader.items.length === 1)
+      const channels = createChannels({ broker })
+      await client.command('CLIENT', 'KILL', 'TYPE', 'pubsub')
+      await channels.channel('a').publish('x')
+      await eventually(() => reader.data.length === 1)
+      t.same(reader.types, ['position', 'event'])
+    })
+
+    t.test(`one that was given is used, and left open (${name})`, async t => {
+      const subscriber = await connect(name)
+      t.teardown(() => subscriber.close())
+      const { broker, client } = await open(t, { subscriber: subscriber.client }, { name })
+      const told: string[] = []
+      const untail = await broker.tail('a', tailOf(({ data }) => { told.push(data) }))
+      await broker.publish('a', 'x')
+      await eventually(() => told.length === 1)
+      t.equal(await listening(client), 1)
+      await untail()
+      while (await listening(client) > 0) await turn()
+      await broker.close()
+      t.equal(String(await client.command('CLIENT', 'LIST')).split('\n').filter(line => line.startsWith('id=')).length, 2)
+    })
+  }
+
+  t.test('one that was given is not asked for anything when the broker is closed at once', async t => {
+    const subscriber = await connect()
+    t.teardown(() => subscriber.close())
+    const { broker, client } = await open(t, { subscriber: subscriber.client })
+    const tail = broker.tail('a', tailOf(() => {}))
+    await broker.close()
+    await t.rejects(tail, { code: 'FST_STREAM_CLOSED' })
+    t.equal(await listening(client), 0)
+  })
+
+  t.test('what comes on a topic that was left is for nobody', async t => {
+    const subscriber = Object.assign(new EventEmitter(), {
+      status: 'ready',
+      call () {},
+      duplicate () {},
+      disconnect () {},
+      async subscribe () {},
+      async unsubscribe () {}
+    })
+    const { broker } = await open(t, { subscriber: subscriber as never })
+    const told: string[] = []
+    const tail = tailOf(({ data }) => { told.push(data) })
+    await broker.tail('b', tail)
+    await (await broker.tail('a', tail))()
+    for (const channel of ['a', 'b']) subscriber.emit('message', base(channel), `1-1-x 1-0-x 1\n${channel}`)
+    t.same(told, ['b'])
+  })
+
+  t.test('a channel that is left and taken up again at once is followed', async t => {
+    const { broker } = await open(t)
+    await broker.tail('other', tailOf(() => {}))
+    for (let i = 0; i < 20; i++) {
+      const untail = await broker.tail('a', tailOf(() => {}))
+      const told = deferred<string>()
+      const left = untail()
+      const again = broker.tail('a', tailOf(({ data }) => { told.resolve(data) }))
+      await left
+      const end = await again
+      await broker.publish('a', String(i))
+      t.equal(await told.promise, String(i))
+      await end()
     }
   })
+
+  t.test('something else that is sent on its topic makes subscribers read again, and is not seen', async t => {
+    const { broker, client } = await open(t)
+    const reader = follow(t, broker)
+    await eventually(() => reader.items.length === 1)
+    for (const text of ['', 'garbage', '1-1-x 1-0-x 99\nshort', '1-1-x 1-0-x 1\nxx']) await client.command('PUBLISH', base(), text)
+    await createChannels({ broker }).channel('a').publish('x')
+    await eventually(() => reader.data.length === 1)
+    t.same(reader.types, ['position', 'event'])
+  })
+
+  t.test('one that is half open is found out and replaced', async t => {
+    const proxy = new RedisProxy(server.socket)
+    t.teardown(() => proxy.close())
+    await proxy.listen()
+    const { broker } = await open(t, { publishTimeout: 100 }, { socket: proxy.socket, probeTimes: [20, 30] })
+    const reader = follow(t, broker)
+    await eventually(() => reader.items.length === 1)
+    proxy.hold(proxy.connections - 1)
+    await createChannels({ broker }).channel('a').publish('x')
+    await eventually(() => reader.data.length === 1)
+    t.same(reader.types, ['position', 'event'])
+  })
+
+  t.test('one that was given and is half open cannot be replaced: subscribers read now and then', async t => {
+    const proxy = new RedisProxy(server.socket)
+    t.teardown(() => proxy.close())
+    await proxy.listen()
+    const subscriber = await connect('ioredis 6', {}, proxy.socket)
+    t.teardown(() => subscriber.close())
+    const { broker } = await open(t, { publishTimeout: 100, subscriber: subscriber.client }, { probeTimes: [20, 30] })
+    const reader = follow(t, broker)
+    await eventually(() => reader.items.length === 1)
+    proxy.hold(0)
+    await createChannels({ broker }).channel('a').publish('x')
+    await eventually(() => reader.data.length === 1)
+    t.same(reader.types, ['position', 'event'])
+  })
+
+  t.test('an announcement that got lost is found out by a look at the head', async t => {
+    const { broker, client } = await open(t, {}, { probeTimes: [20, 30] })
+    const reader = follow(t, broker)
+    await eventually(() => reader.items.length === 1)
+    const stored = '\ndata: x\n'
+    await client.command(
+      'EVAL', publishScript.text, '3', `${base()}:s`, `${base()}:m`, `${base()}:w:me`, '1', '0'.repeat(17), 'nobody', '1000000', '600000', '', '', '', '0', String(stored.length), stored
+    )
+    await eventually(() => reader.data.length === 1)
+    t.same(reader.data, ['x'])
+    t.same(reader.types, ['position', 'event'])
+  })
+
+  t.test('a look at the head disturbs nobody while nothing is lost', async t => {
+    const { broker, client } = await open(t, {}, { probeTimes: [5, 6] })
+    const disturbed: number[] = []
+    await broker.tail('a', tailOf(() => {}, { disrupted: () => { disturbed.push(1) } }))
+    await client.command('CONFIG', 'RESETSTAT')
+    const looks = async () => Number(/cmdstat_evalsha:calls=(\d+)/.exec(String(await client.command('INFO', 'commandstats')))?.[1] ?? 0)
+    while (await looks() < 10) await turn()
+    t.ok(disturbed.length <= 1, `${disturbed.length} times`)
+  })
+
+  t.test('probes go on after one that could not be sent', async t => {
+    const own = new RedisServer()
+    t.teardown(() => own.remove())
+    await own.start()
+    const { broker } = await open(t, { publishTimeout: 50 }, { socket: own.socket, probeTimes: [5, 10] })
+    const reader = follow(t, broker)
+    await eventually(() => reader.items.length === 1)
+    own.pause(true)
+    await t.rejects(broker.ready(), unavailable)
+    own.pause(false)
+    await createChannels({ broker }).channel('a').publish('x')
+    await eventually(() => reader.data.length === 1)
+    t.same(reader.types, ['position', 'event'])
+  })
+
+  t.test('a server that refuses the subscription is told of, and asked again', async t => {
+    const own = new RedisServer()
+    t.teardown(() => own.remove())
+    await own.start()
+    const { broker, client } = await open(t, {}, { socket: own.socket })
+    await client.command('ACL', 'SETUSER', 'default', '-subscribe')
+    await t.rejects(broker.tail('a', tailOf(() => {})), { ...unavailable, message: /NOPERM/ })
+    await client.command('ACL', 'SETUSER', 'default', '+subscribe')
+    const told = deferred()
+    await broker.tail('a', tailOf(() => { told.resolve() }))
+    await broker.publish('a', 'x')
+    await told.promise
+  })
+
+  t.test('whoever follows what the server refuses later is told when it no longer does', async t => {
+    const own = new RedisServer()
+    t.teardown(() => own.remove())
+    await own.start()
+    const { broker, client } = await open(t, {}, { socket: own.socket })
+    const reader = follow(t, broker)
+    await eventually(() => reader.items.length === 1)
+    await client.command('ACL', 'SETUSER', 'default', '-subscribe')
+    await client.command('CLIENT', 'KILL', 'TYPE', 'pubsub')
+    await createChannels({ broker }).channel('a').publish('x')
+    await client.command('ACL', 'SETUSER', 'default', '+subscribe')
+    await eventually(() => reader.data.length === 1)
+    t.same(reader.types, ['position', 'event'])
+  })
+
+  t.test('a tail does not wait for a server that is away: it is told when it is back', async t => {
+    const own = new RedisServer()
+    t.teardown(() => own.remove())
+    await own.start()
+    const { broker } = await open(t, { publishTimeout: 200 }, { socket: own.socket })
+    await broker.publish('a', '0')
+    await own.kill()
+    const disturbed = deferred()
+    await broker.tail('a', tailOf(() => {}, { disrupted: () => { disturbed.resolve() } }))
+    await own.start()
+    await disturbed.promise
+    t.pass('told')
+  })
+})
+
+t.test('an outage', { skip }, async t => {
+  const openOwn = async (t: Test, options: Partial<RedisBrokerOptions>, name?: string) => {
+    const own = new RedisServer()
+    t.teardown(() => own.remove())
+    await own.start()
+    return { own, ...await open(t, options, { name, socket: own.socket }) }
+  }
+
+  for (const name of newestClients) {
+    t.test(`what is published while the server restarts is logged once, in order (${name})`, async t => {
+      const { own, broker } = await openOwn(t, { publishTimeout: 10_000 }, name)
+      await broker.publish('a', '0')
+      await own.kill()
+      const published = ['1', '2', '3', '4'].map(data => broker.publish('a', data))
+      await own.start()
+      await Promise.all(published)
+      t.same(await retained(broker), ['1', '2', '3', '4'])
+    })
+
+    t.test(`publish and read reject in time while the server stands still, and hardly anything waits for it (${name})`, async t => {
+      const { own, broker, client } = await openOwn(t, { publishTimeout: 100 }, name)
+      await broker.publish('a', '0')
+      own.pause(true)
+      for (let i = 0; i < 3; i++) {
+        const start = performance.now()
+        const asked = [...Array.from({ length: 50 }, (_, j) => broker.publish('a', `${i}/${j}`)), ...Array.from({ length: 50 }, () => broker.read('b', 'live', 1))]
+        for (const { status, reason } of await Promise.allSettled(asked) as PromiseRejectedResult[]) {
+          t.equal(status, 'rejected')
+          t.match(reason, { ...unavailable, message: /within 100 ms/ })
+        }
+        t.ok(performance.now() - start < 1000)
+      }
+      own.pause(false)
+      // On a machine that is busy, a tenth of a second may not be enough for the first.
+      while (await broker.publish('a', `last ${performance.now()}`).then(() => false, () => true)) await turn()
+      const calls = /cmdstat_evalsha:calls=(\d+)/.exec(String(await client.command('INFO', 'commandstats')))?.[1]
+      t.ok(Number(calls) < 60, `${calls} calls`)
+      const data = await retained(broker)
+      t.match(data.at(-1), /^last/)
+      t.equal(new Set(data).size, data.length)
+    })
+  }
+
+  t.test('a server that refuses is not asked again: publish rejects at once, and says why', async t => {
+    const { broker, client } = await openOwn(t, {})
+    await client.command('CONFIG', 'SET', 'maxmemory', '1')
+    const start = performance.now()
+    await t.rejects(broker.publish('a', 'x'), { ...unavailable, message: /OOM/, cause: { message: /OOM/ } })
+    t.ok(performance.now() - start < 2000)
+    await client.command('CONFIG', 'SET', 'maxmemory', '0')
+    t.match(await broker.publish('a', 'x'), /./)
+  })
+
+  t.test('ready() resolves when the server answers, and rejects when it does not', async t => {
+    const { own, broker } = await openOwn(t, { publishTimeout: 100 })
+    await broker.ready()
+    own.pause(true)
+    await t.rejects(broker.ready(), unavailable)
+    own.pause(false)
+    await broker.ready()
+  })
+
+  t.test('a client without a listener for errors does not end the process when its connection is lost', async t => {
+    const own = new RedisServer()
+    t.teardown(() => own.remove())
+    await own.start()
+    const { createClient } = await import('redis')
+    const client = createClient({ socket: { path: own.socket, reconnectStrategy: 20 } })
+    await client.connect()
+    const broker = redisBroker({ client })
+    await broker.publish('a', '0')
+    await own.kill()
+    const published = broker.publish('a', '1')
+    await own.start()
+    await published
+    t.same(await retained(broker), ['1'])
+    await broker.close()
+    client.destroy()
+  })
+})
+
+t.test('the end', { skip }, async t => {
+  t.test('close() waits for what is being published, and ends tails', async t => {
+    const { broker, client } = await open(t)
+    const over = deferred()
+    await broker.tail('a', tailOf(() => {}, { closed: () => { over.resolve() } }))
+    const published = [broker.publish('a', '1'), broker.publish('a', '2')]
+    const late = broker.tail('b', tailOf(() => {}))
+    const read = broker.read('a', 'live', 1)
+    const closed = broker.close()
+    const gone = { code: 'FST_STREAM_CLOSED' }
+    await t.rejects(broker.publish('a', '3'), gone)
+    await t.rejects(late, gone)
+    await t.rejects(read, gone)
+    await t.rejects(broker.ready(), gone)
+    await closed
+    await over.promise
+    await Promise.all(published)
+    const other = redisBroker({ client: client.client })
+    t.same(await retained(other), ['1', '2'])
+    await other.close()
+  })
+
+  for (const name of [...newestClients, 'redis 4']) {
+    t.test(`close() while the server is away leaves nothing behind (${name})`, async t => {
+      const own = new RedisServer()
+      t.teardown(() => own.remove())
+      await own.start()
+      const { broker } = await open(t, { publishTimeout: 100 }, { name, socket: own.socket })
+      await broker.tail('a', tailOf(() => {}))
+      await own.kill()
+      const published = broker.publish('a', 'x')
+      published.catch(() => {})
+      await broker.close()
+      await t.rejects(published, unavailable)
+    })
+  }
+})
+
+t.test('options', async t => {
+  const client = { status: 'wait', call () {}, duplicate () {}, subscribe () {}, on () {}, off () {} }
+  const nodeRedis = { isReady: false, sendCommand () {}, connect () {}, duplicate () {}, subscribe () {}, on () {}, off () {} }
+  const wrong: Array<[options: unknown, message: string]> = [
+    [undefined, "Option 'options' must be an object, got 'undefined'"],
+    [{}, "Option 'client' must be a client of ioredis, iovalkey or redis, for a single server, got 'undefined'"],
+    [{ client: 'redis://localhost' }, "Option 'client' must be a client of ioredis, iovalkey or redis, for a single server, got 'a string'"],
+    [{ client: { ...client, isCluster: true } }, "Option 'client' must be a client of ioredis, iovalkey or redis, for a single server, got '[object Object]'"],
+    [{ client: { ...nodeRedis, masters: [] } }, "Option 'client' must be a client of ioredis, iovalkey or redis, for a single server, got '[object Object]'"],
+    [{ client, subscriber: {} }, "Option 'subscriber' must be a client of ioredis, iovalkey or redis, for a single server, got '[object Object]'"],
+    [{ client, prefix: 'a{b}' }, "Option 'prefix' must be 1 to 64 letters, digits and -_.:, got 'a{b}'"],
+    [{ client, prefix: '' }, "Option 'prefix' must be 1 to 64 letters, digits and -_.:, got ''"],
+    [{ client, retention: 1000 }, "Option 'retention' must be milliseconds from 120000 to 2147483647, got '1000'"],
+    [{ client, publishTimeout: 0 }, "Option 'publishTimeout' must be milliseconds from 1 to 2147483647, got '0'"],
+    [{ client, pageSize: 1001 }, "Option 'pageSize' must be 1 to 1000 events, got '1001'"],
+    [{ client, timeout: 1 }, "Option 'timeout' must be one of client, pageSize, prefix, publishTimeout, retention, subscriber (it is unknown here), got '1'"]
+  ]
+  for (const [options, message] of wrong) t.throws(() => redisBroker(options as never), { code: 'FST_STREAM_INVALID_OPTION', message })
+  for (const one of [client, nodeRedis]) t.ok(redisBroker({ client: one as never, subscriber: undefined }))
+})
+
+/** All that an iterator of channel `a` gives. */
+function follow (t: Test, broker: Broker): { items: ChannelItem[], readonly types: string[], readonly data: string[] } {
+  const channels = createChannels({ broker })
+  t.teardown(() => channels.close())
+  const items: ChannelItem[] = []
+  void (async () => { for await (const item of channels.channel('a').subscribe()) items.push(item) })()
+  return {
+    items,
+    get types () { return items.map(({ type }) => type) },
+    get data () { return items.flatMap(item => item.type === 'event' ? [item.data] : []) }
+  }
 }

@@ -75,17 +75,12 @@ export class Calls {
         isLate = true
         this.#silentSince ??= performance.now()
         for (const wake of this.#wake.splice(0)) wake()
-        reject(new FST_STREAM_BROKER_UNAVAILABLE(`no answer within ${this.timeout} ms`))
+        reject(new Error(`no answer within ${this.timeout} ms`))
       }, this.timeout)
     })
-    try {
-      return await Promise.race([tooLate, ask(() => isLate)])
-    } catch (error) {
-      const { code, message } = error as { code?: string, message: string }
-      throw code === 'FST_STREAM_BROKER_UNAVAILABLE' ? error : withCause(new FST_STREAM_BROKER_UNAVAILABLE(message), error)
-    } finally {
-      clearTimeout(timer)
-    }
+    return await Promise.race([tooLate, ask(() => isLate)])
+      .finally(() => { clearTimeout(timer) })
+      .catch((error: Error) => { throw withCause(new FST_STREAM_BROKER_UNAVAILABLE(error.message), error) })
   }
 }
 

@@ -67,9 +67,9 @@ export function ignoreErrors (client: RedisClient): () => void {
 
 /** A link over a client that the user has made. */
 export function linkOver (client: RedisClient, listener: LinkListener): Link {
-  const link = isIoredis(client) ? new IoredisLink(client, listener, false) : new NodeRedisLink(client, listener, false)
-  if (isIoredis(client) ? client.status === 'ready' : client.isReady) listener.up()
-  return link
+  const isReady = isIoredis(client) ? client.status === 'ready' : client.isReady
+  if (isReady) queueMicrotask(() => { listener.up() })
+  return isIoredis(client) ? new IoredisLink(client, listener, false) : new NodeRedisLink(client, listener, false)
 }
 
 /** A link of its own, to where the client is connected. It comes back by itself. */
@@ -86,7 +86,7 @@ export function openLink (client: RedisClient, listener: LinkListener): Link {
     }) as IoredisClient
     return new IoredisLink(subscriber, listener, true)
   }
-  const { socket } = (client as { options?: { socket?: object } }).options ?? {}
+  const { socket } = (client as unknown as { options: { socket?: object } }).options
   const subscriber = client.duplicate({
     disableOfflineQueue: false,
     socket: { ...socket, reconnectStrategy: backOff, socketTimeout: undefined }
@@ -154,12 +154,8 @@ class NodeRedisLink implements Link {
     if (!this.#isOwn) return
     this.#client.on('error', noop)
     const { destroy, disconnect } = this.#client as { destroy?: () => void, disconnect?: () => Promise<void> }
-    try {
-      if (destroy !== undefined) destroy.call(this.#client)
-      else void disconnect?.call(this.#client).catch(noop)
-    } catch {
-      // It was not open.
-    }
+    // The first one has come with version 5.
+    void (async () => { await (destroy ?? disconnect)?.call(this.#client) })().catch(noop)
   }
 }
 

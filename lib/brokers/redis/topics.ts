@@ -52,8 +52,7 @@ export class Topics implements LinkListener {
   #probing: NodeJS.Timeout | undefined
   #retrying: NodeJS.Timeout | undefined
   #probes = 0
-  #heard = 0
-  #whenHeard: (() => void) | undefined
+  #heard = (): void => {}
 
   /** `own` is a topic of this process alone; probes come at random between the two times, in milliseconds. */
   constructor (host: TopicsHost, own: string, probeTimes: [number, number]) {
@@ -78,6 +77,8 @@ export class Topics implements LinkListener {
   }
 
   up (): void {
+    // A given one may say so when it has been left already.
+    if (this.#link === undefined) return
     this.#isUp = true
     this.#life++
     this.#isSyncing = false
@@ -91,8 +92,7 @@ export class Topics implements LinkListener {
 
   message (name: string, text: string): void {
     if (name === this.#own) {
-      this.#heard = Number(text)
-      this.#whenHeard?.()
+      if (Number(text) === this.#probes) this.#heard()
       return
     }
     const topic = this.#topics.get(name)
@@ -229,16 +229,11 @@ export class Topics implements LinkListener {
 
   /** False when what the server was told for this process has not come; throws when the server could not be told. */
   async #isHeard (): Promise<boolean> {
-    const number = ++this.#probes
-    await this.#host.announce(this.#own, String(number))
-    if (this.#heard === number) return true
-    return await new Promise(resolve => {
-      const timer = setTimeout(resolve, this.#host.timeout, false).unref()
-      this.#whenHeard = () => {
-        clearTimeout(timer)
-        resolve(true)
-      }
-    })
+    const heard = new Promise<boolean>(resolve => { this.#heard = () => { resolve(true) } })
+    await this.#host.announce(this.#own, String(++this.#probes))
+    let timer: NodeJS.Timeout | undefined
+    const late = new Promise<boolean>(resolve => { timer = setTimeout(resolve, this.#host.timeout, false).unref() })
+    return await Promise.race([heard, late]).finally(() => { clearTimeout(timer) })
   }
 
   async #compareHead (name: string, topic: Topic): Promise<void> {
@@ -265,7 +260,8 @@ function disrupt ({ tails }: Topic): void {
 function parseMessage (text: string): Stored[] | undefined {
   const events = []
   const header = /([^ \n]+) ([^ \n]+) (\d+)\n/y
-  for (let place = 0; place < text.length;) {
+  let place = 0
+  do {
     header.lastIndex = place
     const [line = '', id = '', previous = '', length = ''] = header.exec(text) ?? []
     if (line === '') return undefined
@@ -273,6 +269,6 @@ function parseMessage (text: string): Stored[] | undefined {
     place = start + Number(length)
     if (place > text.length) return undefined
     events.push({ id, previous, data: text.slice(start, place) })
-  }
+  } while (place < text.length)
   return events
 }
