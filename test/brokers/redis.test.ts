@@ -4,7 +4,7 @@ import t, { type Test } from 'tap'
 import { RedisBroker, redisBroker, type RedisBrokerOptions } from '../../lib/brokers/redis.ts'
 import { publishScript } from '../../lib/brokers/redis/scripts.ts'
 import { createChannels, type Broker, type ChannelItem, type History, type Stored } from '../../lib/index.ts'
-import { deferred, eventually, turn } from '../fixtures/clock.ts'
+import { deferred, eventually, fakeClock, turn } from '../fixtures/clock.ts'
 import { clients, newestClients, type ConnectedClient } from '../fixtures/redis-clients.ts'
 import { hasRedis, RedisProxy, RedisServer } from '../fixtures/redis-server.ts'
 import { tailOf } from '../fixtures/tail.ts'
@@ -308,24 +308,6 @@ t.test('the connection that listens', { skip }, async t => {
     t.equal(await listening(client), 0)
   })
 
-  t.test('what comes on a topic that was left is for nobody', async t => {
-    const subscriber = Object.assign(new EventEmitter(), {
-      status: 'ready',
-      call () {},
-      duplicate () {},
-      disconnect () {},
-      async subscribe () {},
-      async unsubscribe () {}
-    })
-    const { broker } = await open(t, { subscriber: subscriber as never })
-    const told: string[] = []
-    const tail = tailOf(({ data }) => { told.push(data) })
-    await broker.tail('b', tail)
-    await (await broker.tail('a', tail))()
-    for (const channel of ['a', 'b']) subscriber.emit('message', base(channel), `1-1-x 1-0-x 1\n${channel}`)
-    t.same(told, ['b'])
-  })
-
   t.test('a channel that is left and taken up again at once is followed', async t => {
     const { broker } = await open(t)
     await broker.tail('other', tailOf(() => {}))
@@ -403,21 +385,6 @@ t.test('the connection that listens', { skip }, async t => {
     t.ok(disturbed.length <= 1, `${disturbed.length} times`)
   })
 
-  t.test('probes go on after one that could not be sent', async t => {
-    const own = new RedisServer()
-    t.teardown(() => own.remove())
-    await own.start()
-    const { broker } = await open(t, { publishTimeout: 50 }, { socket: own.socket, probeTimes: [5, 10] })
-    const reader = follow(t, broker)
-    await eventually(() => reader.items.length === 1)
-    own.pause(true)
-    await t.rejects(broker.ready(), unavailable)
-    own.pause(false)
-    await createChannels({ broker }).channel('a').publish('x')
-    await eventually(() => reader.data.length === 1)
-    t.same(reader.types, ['position', 'event'])
-  })
-
   t.test('a server that refuses the subscription is told of, and asked again', async t => {
     const own = new RedisServer()
     t.teardown(() => own.remove())
@@ -459,6 +426,103 @@ t.test('the connection that listens', { skip }, async t => {
     await own.start()
     await disturbed.promise
     t.pass('told')
+  })
+})
+
+t.test('a connection of which a test has both ends', async t => {
+  /** What a client of ioredis is to a broker. */
+  class Client extends EventEmitter {
+    readonly status = 'ready'
+    readonly calls: string[][] = []
+    answer: (...command: string[]) => Promise<unknown> = async () => ''
+    async call (...command: string[]): Promise<unknown> {
+      this.calls.push(command)
+      return await this.answer(...command)
+    }
+
+    async subscribe (): Promise<void> {}
+    async unsubscribe (): Promise<void> {}
+    duplicate (): void {}
+    disconnect (): void {}
+  }
+
+  const openClient = (t: Test) => {
+    const clock = fakeClock(t)
+    const [client, subscriber] = [new Client(), new Client()]
+    const broker = new RedisBroker({ client: client as never, subscriber: subscriber as never, publishTimeout: 50 }, [6, 6])
+    t.teardown(() => broker.close())
+    const disturbed: number[] = []
+    const told: string[] = []
+    const tail = tailOf(({ data }) => { told.push(data) }, { disrupted: () => { disturbed.push(performance.now()) } })
+    return { clock, client, subscriber, broker, tail, told, disturbed, start: performance.now() }
+  }
+
+  t.test('what comes on a topic that was left is for nobody', async t => {
+    const { broker, subscriber, tail, told } = openClient(t)
+    await broker.tail('b', tail)
+    await (await broker.tail('a', tail))()
+    for (const channel of ['a', 'b']) subscriber.emit('message', base(channel), `1-1-x 1-0-x 1\n${channel}`)
+    t.same(told, ['b'])
+  })
+
+  t.test('probes go on after one that could not be sent', async t => {
+    const { clock, broker, client, tail, disturbed } = openClient(t)
+    client.answer = async () => { throw new Error('no connection') }
+    await broker.tail('a', tail)
+    await clock.tickAsync(6)
+    await clock.tickAsync(6)
+    t.same(client.calls.map(([name, , number]) => [name, number]), [['PUBLISH', '1'], ['PUBLISH', '2']])
+    await clock.tickAsync(100)
+    t.same(disturbed, [])
+  })
+
+  t.test('a probe that is not heard disturbs, unless the connection has come back meanwhile', async t => {
+    const { clock, broker, client, subscriber, tail, disturbed, start } = openClient(t)
+    await broker.tail('a', tail)
+    await clock.tickAsync(10)
+    t.equal(client.calls.length, 1)
+    subscriber.emit('ready')
+    await clock.tickAsync(56)
+    t.same(disturbed.map(time => time - start), [10, 66])
+  })
+
+  t.test('a probe that is heard disturbs nobody', async t => {
+    const { clock, broker, client, subscriber, tail, disturbed } = openClient(t)
+    client.answer = async (name, topic, number) => { if (name === 'PUBLISH') subscriber.emit('message', topic, number) }
+    await broker.tail('a', tail)
+    await clock.tickAsync(6)
+    await clock.tickAsync(100)
+    t.same(disturbed, [])
+  })
+
+  t.test('a connection that fails while it is left is no trouble', async t => {
+    const { broker, subscriber, tail } = openClient(t)
+    subscriber.unsubscribe = async () => { throw new Error('closed') }
+    await broker.tail('a', tail)
+    await broker.close()
+    t.equal(subscriber.listenerCount('ready'), 0)
+    t.equal(subscriber.listenerCount('message'), 0)
+  })
+
+  t.test('a script that the server has forgotten goes with its text', async t => {
+    const { broker, client } = openClient(t)
+    client.answer = async name => {
+      if (name === 'EVALSHA') throw new Error('NOSCRIPT No matching script.')
+      return '1-1-me'
+    }
+    t.equal(await broker.publish('a', 'x'), '1-1-me')
+    t.same(client.calls.map(([name]) => name), ['EVALSHA', 'EVAL'])
+  })
+
+  t.test('a server that is loading its data is asked again; one that says no is not', async t => {
+    const { clock, broker, client } = openClient(t)
+    const answers = ['LOADING Redis is loading the dataset in memory', 'Connection is closed.', 'OOM command not allowed']
+    client.answer = async () => { throw new Error(answers.shift()) }
+    const published = t.rejects(broker.publish('a', 'x'), { ...unavailable, message: 'The broker is unavailable: OOM command not allowed' })
+    await turn()
+    await clock.tickAsync(49)
+    await published
+    t.equal(client.calls.length, 3)
   })
 })
 

@@ -52,7 +52,7 @@ export class Topics implements LinkListener {
   #probing: NodeJS.Timeout | undefined
   #retrying: NodeJS.Timeout | undefined
   #probes = 0
-  #heard = (): void => {}
+  #heard: (() => void) | undefined
 
   /** `own` is a topic of this process alone; probes come at random between the two times, in milliseconds. */
   constructor (host: TopicsHost, own: string, probeTimes: [number, number]) {
@@ -87,12 +87,13 @@ export class Topics implements LinkListener {
       this.#missing.add(name)
     }
     this.#extra.clear()
+    this.#probeLater()
     void this.#sync()
   }
 
   message (name: string, text: string): void {
     if (name === this.#own) {
-      if (Number(text) === this.#probes) this.#heard()
+      if (Number(text) === this.#probes) this.#heard?.()
       return
     }
     const topic = this.#topics.get(name)
@@ -148,7 +149,6 @@ export class Topics implements LinkListener {
   #openLink (): void {
     this.#missing.add(this.#own)
     this.#link = this.#host.link(this)
-    this.#probeLater()
   }
 
   #closeLink (): void {
@@ -208,14 +208,18 @@ export class Topics implements LinkListener {
     const [min, max] = this.#probeTimes
     clearTimeout(this.#probing)
     this.#probing = setTimeout(() => {
-      const link = this.#link
-      void this.#probe().catch(() => {}).then(() => { if (this.#link === link) this.#probeLater() })
+      const life = this.#life
+      void this.#probe().catch(() => {}).then(() => { if (this.#life === life) this.#probeLater() })
     }, min + Math.random() * (max - min)).unref()
   }
 
   async #probe (): Promise<void> {
     const { isLinkGiven } = this.#host
-    if (!await this.#isHeard()) {
+    const life = this.#life
+    const isHeard = await this.#isHeard()
+    // It was lost meanwhile, and everybody is told.
+    if (this.#life !== life) return
+    if (!isHeard) {
       if (isLinkGiven) for (const topic of this.#topics.values()) disrupt(topic)
       else this.#replaceLink()
       return
