@@ -5,6 +5,7 @@
  *   open COUNT PORT PATH      opens so many connections, each with one GET     -> open        (when each has got a byte)
  *   want EVENTS               until each has got so many more events           -> done NANOSECONDS CPU_MICROSECONDS
  *   dial COUNT PORT PATH      the same without a GET                           -> open
+ *   ask EVENTS                sends the GETs, until each has got so many events -> done NANOSECONDS CPU_MICROSECONDS
  *   replies COUNT EVENTS      asks anew on each connection when a reply is whole, until there were so many replies, each of
  *                             so many events                                   -> done NANOSECONDS CPU_MICROSECONDS
  *   stream BYTES              asks, and reads so many bytes of all bodies        -> done NANOSECONDS CPU_MICROSECONDS
@@ -269,6 +270,10 @@ static void command(char *line) {
   } else if (strcmp(word, "want") == 0) {
     sscanf(line, "want %u", &events_goal);
     start(want);
+  } else if (strcmp(word, "ask") == 0) {
+    sscanf(line, "ask %u", &events_goal);
+    start(want);
+    for (int i = 0; i < count; i++) ask(&connections[i]);
   } else if (strcmp(word, "latency") == 0) {
     sscanf(line, "latency %u", &events_goal);
     start(latency);

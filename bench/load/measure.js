@@ -89,12 +89,12 @@ function row (head, key, outcomes) {
   return made
 }
 
-function rounded (value) {
+export function rounded (value) {
   return Number(value.toPrecision(4))
 }
 
 /** Rejects when the work takes longer than it ever should. */
-async function limited (work) {
+export async function limited (work) {
   const timer = new AbortController()
   const late = setTimeout(limit, undefined, { signal: timer.signal }).then(() => { throw new Error(`not done after ${limit / 1000} s`) })
   try {

@@ -57,7 +57,7 @@ export class Client {
   }
 }
 
-/** A server of bench/load/server.js. */
+/** A server of bench/load/server.js, or another program that answers as it does. */
 export class Server {
   #child
   #asked = new Map()
@@ -66,9 +66,9 @@ export class Server {
   port
   acknowledgePort
 
-  static async start (library, flags = []) {
+  static async start (library, flags = [], program = file('server.js')) {
     const server = new Server()
-    server.#child = spawn(process.execPath, ['--expose-gc', '--no-warnings', file('server.js'), library, ...flags], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
+    server.#child = spawn(process.execPath, ['--expose-gc', '--no-warnings', program, library, ...flags], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
     server.#child.on('message', ({ id, ...answer }) => server.#asked.get(id)?.(answer))
     server.#child.on('exit', () => {
       server.#hasDied = true
@@ -79,8 +79,8 @@ export class Server {
     return server
   }
 
-  pin () {
-    pin(0, this.#child)
+  pin (core = 0) {
+    pin(core, this.#child)
   }
 
   /** Resolves with the answer, and the microseconds of CPU until then. */
@@ -134,7 +134,7 @@ export class PlainServer {
 }
 
 /** Keeps a process on a core from now on: until then several start at once on all of them. */
-function pin (core, child) {
+export function pin (core, child) {
   if (canPin) execFileSync('taskset', ['-a', '-c', '-p', String(core), String(child.pid)], { stdio: 'ignore' })
 }
 

@@ -19,9 +19,12 @@ export async function readResults () {
 
 /** Replaces some keys, and keeps the others. */
 export async function saveResults (changed) {
-  const text = JSON.stringify({ ...await readResults(), ...changed }, undefined, 1)
-  // What has no more objects in it stands on one line.
-  await writeFile(file, `${text.replaceAll(/[[{][^[\]{}]*[\]}]/g, inner => inner.replaceAll(/\n\s*/g, ' '))}\n`)
+  await writeFile(file, asText({ ...await readResults(), ...changed }))
+}
+
+/** JSON in which what has no more objects in it stands on one line. */
+export function asText (results) {
+  return `${JSON.stringify(results, undefined, 1).replaceAll(/[[{][^[\]{}]*[\]}]/g, inner => inner.replaceAll(/\n\s*/g, ' '))}\n`
 }
 
 export function machine () {
