@@ -48,13 +48,24 @@ local function open (suffix)
   head = head or string.format('%.0f-0-%s', now, suffix)
 end
 
+local function isKept (entry)
+  return length <= events and (length == 1 or size <= bytes) and numbers(entry[1]) > now - age
+end
+
 local function trim ()
+  -- Those that are too many, and the one after them; twice as many when that is not all.
+  local count = math.max(length - events, 0) + 1
   while length > 0 do
-    local oldest = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
-    if length <= events and (length == 1 or size <= bytes) and numbers(oldest[1]) > now - age then break end
-    redis.call('XDEL', stream, oldest[1])
-    length = length - 1
-    size = size - #oldest[2][6]
+    local entries = redis.call('XRANGE', stream, '-', '+', 'COUNT', math.min(count, 100))
+    local i = 1
+    while entries[i] and not isKept(entries[i]) do
+      length = length - 1
+      size = size - #entries[i][2][6]
+      i = i + 1
+    end
+    if i > 1 then redis.call('XTRIM', stream, 'MAXLEN', length) end
+    if entries[i] then break end
+    count = count * 2
   end
 end
 
