@@ -26,6 +26,8 @@ if (!clients.includes(client)) throw new Error(`--client is one of ${clients.joi
 if (isSave && only !== '') throw new Error('--save is for all workloads')
 const rounds = isQuick ? 1 : 5
 
+// What was started is stopped when this process exits, which a signal alone does not make it do.
+for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => process.exit(1))
 const programs = compile()
 const redis = await RedisServer.start()
 const results = []

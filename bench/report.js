@@ -1,6 +1,6 @@
 /**
- * `npm run bench:report`: writes what bench/results.json holds into the README, between its bench marks, and draws
- * bench/scaling.svg. A test holds both equal to what was measured.
+ * `npm run bench:report`: writes what bench/results.json and bench/redis-results.json hold into the README, between its
+ * bench marks, and draws bench/scaling.svg. A test holds them equal to what was measured.
  */
 import { readFile, writeFile } from 'node:fs/promises'
 import process from 'node:process'
@@ -22,6 +22,19 @@ export function tableOf ({ machine, isQuick, results }) {
   ].join('\n')
 }
 
+/** The same of channels over Redis. */
+export function redisTableOf ({ machine, client, isQuick, rounds, results }) {
+  const range = values => values.map(figure).join(' to ')
+  return [
+    `${machine.cpu}, ${machine.cores} cores, Node.js ${machine.node}, Redis ${machine.redis}, ${client} ${machine[client]}, ${machine.date}${isQuick ? ', `--quick`' : ''}. Medians of ${rounds} rounds, in brackets the lowest and the highest; rows with ↓: less is better.`,
+    '',
+    '| | bare | fastify-streaming | ratio |',
+    '|---|---|---|---|',
+    ...results.map(({ name, unit, isLess, medians: { ours, bare }, spread }) =>
+      `| ${name}${isLess ? ' ↓' : ''} | ${bare === 0 ? '–' : `${figure(bare)} ${unit}`.trim()} | ${`${figure(ours)} ${unit}`.trim()} (${range(spread.ours)}) | ${bare === 0 ? '–' : (ours / bare).toFixed(2)} |`)
+  ].join('\n')
+}
+
 /** The row in which the client had the most to do, so that nobody has to believe that it was not what was measured. */
 function busiest (results) {
   const shares = results.flatMap(({ name, clientShare = {} }) => Object.entries(clientShare).map(([library, share]) => ({ name, library, share })))
@@ -36,10 +49,13 @@ function figure (value) {
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const readmeFile = new URL('../README.md', import.meta.url)
-  const results = JSON.parse(await readFile(new URL('results.json', import.meta.url), 'utf8'))
-  const readme = await readFile(readmeFile, 'utf8')
-  const marks = /(<!-- bench -->\n\n)[^]*?(\n\n<!-- \/bench -->)/
-  if (!marks.test(readme)) throw new Error('The README has no bench marks')
-  await writeFile(readmeFile, readme.replace(marks, (all, before, after) => `${before}${tableOf(results)}${after}`))
+  const [results, redisResults] = await Promise.all(['results.json', 'redis-results.json'].map(async name => JSON.parse(await readFile(new URL(name, import.meta.url), 'utf8'))))
+  let readme = await readFile(readmeFile, 'utf8')
+  for (const [mark, table] of [['bench', tableOf(results)], ['bench:redis', redisTableOf(redisResults)]]) {
+    const marks = new RegExp(`(<!-- ${mark} -->\\n\\n)[^]*?(\\n\\n<!-- /${mark} -->)`)
+    if (!marks.test(readme)) throw new Error(`The README has no ${mark} marks`)
+    readme = readme.replace(marks, (all, before, after) => `${before}${table}${after}`)
+  }
+  await writeFile(readmeFile, readme)
   await writeFile(new URL('scaling.svg', import.meta.url), plotOf(results.scaling))
 }

@@ -920,12 +920,15 @@ t.test('the peers are compared in the versions that are installed', async t => {
   }
 })
 
-t.test('the table and the plot of speed show what was measured and saved', async t => {
-  const { tableOf } = await import('../bench/report.js' as string)
+t.test('the tables and the plot of speed show what was measured and saved', async t => {
+  const { redisTableOf, tableOf } = await import('../bench/report.js' as string)
   const { plotOf } = await import('../bench/load/plot.js' as string)
   const results = JSON.parse(await readFile(path.join(root, 'bench/results.json'), 'utf8'))
   const [, shown] = /<!-- bench -->\n\n([^]*?)\n\n<!-- \/bench -->/.exec(readme) ?? []
   t.equal(shown, tableOf(results))
+  const redisResults = JSON.parse(await readFile(path.join(root, 'bench/redis-results.json'), 'utf8'))
+  const [, shownOfRedis] = /<!-- bench:redis -->\n\n([^]*?)\n\n<!-- \/bench:redis -->/.exec(readme) ?? []
+  t.equal(shownOfRedis, redisTableOf(redisResults))
   t.equal((await readFile(path.join(root, 'bench/scaling.svg'), 'utf8')).replaceAll('\r\n', '\n'), plotOf(results.scaling))
 })
 

@@ -11,7 +11,7 @@ import { connect } from './clients.js'
 
 export class RedisServer {
   #child
-  #folder = mkdtempSync(path.join(os.tmpdir(), 'bench-'))
+  #folder = mkdtempSync(path.join(os.tmpdir(), 'bench-redis-'))
   #connection
   socket = path.join(this.#folder, 's')
 
