@@ -8,7 +8,8 @@ const tab = { type: 'string', pattern: '^[0-9a-f-]{36}$' }
 const schema = { body: { type: 'object', required: ['tab', 'x', 'y'], properties: { tab, x: place, y: place } } }
 const logLevel = 'silent' // too many to read
 
-export default async function board (app) {
+/** `next()` gives the next count; processes that share the board have to share it too. */
+export default async function board (app, { next = counter() }) {
   // #region
   // The newest count, for as long as can be.
   const clicks = app.streaming.channel('board:clicks', {
@@ -19,13 +20,12 @@ export default async function board (app) {
   const cursors = app.streaming.channel('board:cursors', {
     history: { events: 500, age: 5_000 }
   })
-  let count = 0
 
   app.get('/board/events', (request, reply) =>
     reply.sse([clicks, cursors], { replay: 'all', lag: 'latest' }))
 
   app.post('/board/clicks', async (request, reply) => {
-    count++
+    const count = await next()
     await clicks.publish({ event: 'count', data: { count } }, { key: 'count' })
     return reply.code(204).send()
   })
@@ -37,6 +37,11 @@ export default async function board (app) {
     return reply.code(204).send()
   })
   // #endregion
+}
+
+function counter () {
+  let count = 0
+  return () => ++count
 }
 
 await runAlone(import.meta.url, board)

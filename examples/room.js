@@ -8,11 +8,17 @@ const id = { type: 'string', pattern: '^[0-9a-f-]{36}$' }
 const schema = { body: { type: 'object', required: ['id', 'name', 'text'], properties: { id, name: text(24), text: text(500) } } }
 const bodyLimit = 8192
 
-export default async function room (app, { keep = 100 }) {
+// #region
+// Of an app, or of a script (examples/cluster/say.js): whoever
+// publishes says what is kept, so all of them say the same.
+export const openRoom = (channels, keep = 100) => channels.channel('room', {
+  history: { events: keep, age: 3_600_000 }
+})
+// #endregion
+
+export default async function room (app, { keep }) {
   // #region
-  const room = app.streaming.channel('room', {
-    history: { events: keep, age: 3_600_000 }
-  })
+  const room = openRoom(app.streaming, keep)
   let line = new AbortController()
 
   app.get('/room/messages', (request, reply) =>

@@ -16,7 +16,8 @@ import upload from './upload.js'
 const demos = { chat, metrics, primes, export: exportRows, 'log-tail': logTail, command, upload, board, room, ticker }
 
 /**
- * Builds the app without listening. `options[name]` are a demo's options, so `{ chat: { pace: 0 } }` types as fast as it can.
+ * Builds the app without listening. `options[name]` are a demo's options, so `{ chat: { pace: 0 } }` types as fast as it can;
+ * `plugin` are those of the plugin, such as its broker.
  * Log lines go to the log tail, and to `options.out` (a stream; nowhere by default).
  */
 export function buildGallery ({ out, ...options } = {}) {

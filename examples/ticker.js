@@ -5,8 +5,9 @@ import { runAlone } from './gallery/app.js'
 
 const symbols = 'BASS CARP CHUB CLAM COD CRAB CUSK DACE EEL HAKE KRILL LING ORCA PIKE RAY SHAD SOLE SQUID TENCH TUNA'.split(' ')
 
-export default async function ticker (app, { rate = 500 }) {
-  const prices = new Map(symbols.map(symbol => [symbol, 20 + Math.random() * 80]))
+/** Of processes that share the channel, the one in which `isMine()` is true makes the prices. */
+export default async function ticker (app, { rate = 500, isMine = () => true }) {
+  const prices = new Map(symbols.map((symbol, index) => [symbol, 20 + index * 37 % 80]))
   let n = 0
 
   // #region
@@ -22,7 +23,8 @@ export default async function ticker (app, { rate = 500 }) {
   let next = 0
   const timer = setInterval(() => {
     const now = performance.now()
-    if (ticker.size === 0) next = now // nobody is there
+    // Nobody is there, or another process makes them.
+    if (ticker.size === 0 || !isMine()) next = now
     for (; next < now; next += 1000 / rate) {
       const data = change(pick(symbols))
       ticker.publish({ data }, { key: data.symbol })
@@ -34,7 +36,7 @@ export default async function ticker (app, { rate = 500 }) {
   function change (symbol) {
     const price = prices.get(symbol) * (1 + (Math.random() - 0.5) / 500)
     prices.set(symbol, price)
-    return { n: n++, symbol, price: Number(price.toFixed(2)), time: Date.now() }
+    return { by: process.pid, n: n++, symbol, price: Number(price.toFixed(2)), time: Date.now() }
   }
 }
 

@@ -14,11 +14,11 @@ import { demoPage, indexPage } from './page.js'
 const here = fileURLToPath(new URL('.', import.meta.url))
 const uplot = path.dirname(createRequire(import.meta.url).resolve('uplot'))
 
-/** Builds the app with the given demos (`{ name: plugin }`). It does not listen. `options[name]` are the options of that demo. */
-export async function buildApp (demos, { logger = false, ...options } = {}) {
+/** Builds the app with the given demos (`{ name: plugin }`). It does not listen. `plugin` are the options of the plugin, `options[name]` those of a demo. */
+export async function buildApp (demos, { logger = false, plugin = {}, ...options } = {}) {
   // #region
   const app = Fastify({ logger })
-  await app.register(streaming)
+  await app.register(streaming, plugin)
   for (const [name, demo] of Object.entries(demos)) {
     await app.register(demo, options[name] ?? {})
   }

@@ -20,8 +20,9 @@ function start () {
   }
   source.onmessage = ({ data }) => {
     const change = JSON.parse(data)
-    if (last !== undefined) missed += change.n - last - 1
-    last = change.n
+    // Another process counts anew.
+    if (last?.by === change.by) missed += change.n - last.n - 1
+    last = change
     late = Date.now() - change.time
     later(change, data.length)
   }
