@@ -39,17 +39,28 @@ write.addEventListener('submit', async event => {
   if (text.readOnly) return
   text.readOnly = true
   id ??= crypto.randomUUID() // the same one, should it have to be sent again
-  const response = await fetch('/room/messages', {
-    method: 'POST',
-    headers: { 'content-type': 'application/json' },
-    body: JSON.stringify({ id, name: name.value, text: text.value })
-  }).catch(error => error)
+  const isSent = await send({ id, name: name.value, text: text.value })
   text.readOnly = false
-  problem.textContent = response.ok ? '' : `Not sent: ${response.message ?? response.status}. Send it again.`
-  if (!response.ok) return
+  if (!isSent) return
   text.value = ''
   id = undefined
 })
+
+// Perhaps it was the answer that was lost. The id makes up for that.
+async function send (message, attempts = 3) {
+  const response = await fetch('/room/messages', {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify(message)
+  }).catch(error => error)
+  const isOver = response.status < 500 || attempts === 1
+  problem.textContent = response.ok
+    ? ''
+    : `Not sent: ${response.message ?? response.status}. ${isOver ? 'Send it again.' : 'Sending it again.'}`
+  if (isOver) return response.ok
+  await new Promise(resolve => setTimeout(resolve, 1000))
+  return send(message, attempts - 1)
+}
 // #endregion
 
 cut.addEventListener('click', () => fetch('/room/cut', { method: 'POST' }))
