@@ -6,8 +6,10 @@ import { connect, createServer, type AddressInfo, type Socket } from 'node:net'
 import path from 'node:path'
 import { chromium, type Browser, type Page } from 'playwright-core'
 import t, { type Test } from 'tap'
+import { startCluster } from '../fixtures/cluster.ts'
 import { eventually } from '../fixtures/clock.ts'
 import { catsAndDogs, demos, isGone, startGallery } from '../fixtures/gallery.ts'
+import { hasRedis } from '../fixtures/redis-server.ts'
 
 t.setTimeout(300_000)
 
@@ -389,6 +391,52 @@ t.test('room: a message that could not be sent is sent again by itself, then by 
   t.same(await messages(page), ['Are you there?', 'Good.'])
   t.equal(app.streaming.stats().subscribers, 1)
   for (const problem of problems.filter(problem => problem.startsWith(url) && problem.includes('net::ERR_FAILED'))) problems.splice(problems.indexOf(problem), 1)
+})
+
+t.test('room: two tabs at two processes go on talking while one process is killed, and nothing is lost', { skip: skip || (!hasRedis && 'there is no redis-server') }, async t => {
+  const { url, pids: [killed], says } = await startCluster(t)
+  // They are at the one process and the other, and so are the requests that follow.
+  const [ada, bob] = [await visit(t, `${url}/room`), await visit(t, `${url}/room`)]
+  for (const page of [ada, bob]) await state(page, 'open')
+  const texts = ['Hello, Bob.', 'Hello, Ada.']
+  await say(ada, texts[0])
+  await say(bob, texts[1])
+
+  // One of these arrives, and the other one is on its way when its process dies.
+  process.kill(killed, 'SIGSTOP')
+  const both = [[ada, 'Are you there?'], [bob, 'Are you?']] as const
+  for (const [page, text] of both) {
+    await page.fill('#text', text)
+    await page.press('#text', 'Enter')
+  }
+  const isSaid = both.flatMap(([, text]) => [ada, bob].map(async page => { await shows(page, '#messages .message', text) }))
+  await Promise.any(isSaid)
+  const isCut = Promise.any([ada, bob].map(async page => { await state(page, 'failed') }))
+  const isTold = Promise.any([ada, bob].map(async page => { await shows(page, '#problem', 'Not sent: 502. Sending it again.') }))
+  process.kill(killed, 'SIGKILL')
+  await isTold
+  await isCut
+  await Promise.all(isSaid)
+  texts.push(...both.map(([, text]) => text))
+
+  await Promise.all([[ada, 'Ada'], [bob, 'Bob']].map(async ([page, name]) => {
+    for (let n = 1; n <= 15; n++) {
+      texts.push(`${name as string} says ${n}.`)
+      await say(page as Page, texts.at(-1) as string)
+    }
+  }))
+  await says(/Process \d+ has taken its place\./)
+  for (const page of [ada, bob]) {
+    await state(page, 'open')
+    await page.locator('#messages .message').nth(texts.length - 1).waitFor()
+    t.same((await messages(page)).toSorted(), texts.toSorted(), 'each of them once')
+    t.equal(await page.locator('#messages .gap').count(), 0)
+    t.equal(await page.locator('#problem').innerText(), '')
+  }
+  t.same(await messages(ada), await messages(bob), 'in the same order')
+  t.same((await Promise.all([ada, bob].map(page => page.locator('#status').innerText()))).toSorted(), ['Back, and nothing is missing.', 'In the room.'])
+  // A browser writes what was cut, and the 502.
+  for (const problem of problems.filter(problem => problem.startsWith(url) && /net::ERR_|502/.test(problem))) problems.splice(problems.indexOf(problem), 1)
 })
 
 t.test('ticker: every tab shows hundreds of prices a second, and none are made when all tabs are closed', { skip }, async t => {
