@@ -11,9 +11,11 @@ const bodyLimit = 8192
 // #region
 // Of an app, or of a script (examples/cluster/say.js): whoever
 // publishes says what is kept, so all of them say the same.
-export const openRoom = (channels, keep = 100) => channels.channel('room', {
-  history: { events: keep, age: 3_600_000 }
-})
+export function openRoom (channels, keep = 100) {
+  return channels.channel('room', {
+    history: { events: keep, age: 3_600_000 }
+  })
+}
 // #endregion
 
 export default async function room (app, { keep }) {

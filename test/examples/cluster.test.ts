@@ -17,6 +17,7 @@ import { isGone } from '../fixtures/gallery.ts'
 import { hasRedis, RedisServer } from '../fixtures/redis-server.ts'
 
 const { createProxy } = await import('../../examples/cluster/proxy.js' as string)
+const { startRedis } = await import('../../examples/cluster/redis.js' as string)
 
 const skip = !hasRedis && 'there is no redis-server'
 
@@ -182,14 +183,21 @@ t.test('without a redis-server and without REDIS_URL, it says what it needs', as
   })
 })
 
-t.test('without a redis-server, it takes the one of REDIS_URL', { skip }, async t => {
+t.test('without a redis-server, it takes the one of REDIS_URL, and leaves it alone', { skip }, async t => {
   const server = new RedisServer()
   t.teardown(() => server.remove())
   await server.start()
-  const cluster = await startCluster(t, { PATH: '', REDIS_URL: server.socket })
-  t.equal((await post(`${cluster.url}/room/messages`, { id: randomUUID(), name: 'Ada', text: 'Hello' })).statusCode, 204)
-  t.equal(await cluster.stop('SIGTERM'), 0)
-  t.equal(isGone(server.pid), false, 'it is not ours to stop')
+  const { PATH } = process.env
+  t.teardown(() => {
+    process.env.PATH = PATH
+    delete process.env.REDIS_URL
+  })
+  process.env.PATH = ''
+  process.env.REDIS_URL = server.socket
+  const { url, isOwn, stop } = await startRedis()
+  t.same([url, isOwn], [server.socket, false])
+  await stop()
+  t.equal(isGone(server.pid), false)
 })
 
 t.test('with a port that is in use, it says so', async t => {
@@ -197,12 +205,6 @@ t.test('with a port that is in use, it says so', async t => {
   const { code, output } = await run('start.js', [], { PATH: process.env.PATH as string, PORT: String(taken) })
   t.equal(code, 1)
   t.equal(output, `Port ${taken} is in use. Choose another one with the environment variable PORT.\n`)
-})
-
-t.test('say.js without a text says how it is called', async t => {
-  const { code, output } = await run('say.js', [], { REDIS_URL: '/nowhere' })
-  t.equal(code, 1)
-  t.match(output, 'node examples/cluster/say.js "Hello"')
 })
 
 /** A server on a free port, which it resolves with. */
