@@ -157,6 +157,7 @@ export class Cursor {
     while (!this.#isOver && !feed.isClosed) {
       // Without an answer, the next one is asked for when it is time to.
       const page = await feed.page(from)
+      await feed.readerTurn()
       if (page !== undefined && !this.#isOver) return page
     }
     return undefined

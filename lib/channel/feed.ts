@@ -19,6 +19,12 @@ export interface FramePage {
   batch (start: number): Batch
 }
 
+interface AskedPage {
+  readonly page: Promise<FramePage | undefined>
+  /** Somebody has asked for it since it was last looked at. */
+  isWanted: boolean
+}
+
 /** Whose feed it is. */
 export interface FeedHost {
   /** The last subscriber has left. */
@@ -37,8 +43,11 @@ const windowEvents = 64
 const slackEvents = 1024
 const slackBytes = 1_048_576
 const largestPage = 256
-/** Milliseconds in which one page serves all who ask for the same one. */
+/** Milliseconds since somebody has asked for a page in which it serves all who ask for the same one, and the most since it was read. */
 const pageTime = 50
+const longestPageTime = 2000
+/** Those who go on with a page in one turn of the loop: each of them writes. */
+const readersATurn = 32
 // A subscriber takes 10 µs: 10,000 of them would hold the loop for 100 ms.
 const sliceTime = 10
 /** Milliseconds before the first and the longest retry. */
@@ -74,7 +83,10 @@ export class Feed implements Tail {
   #isPassing = false
   #passedTo = 0
   readonly #batches = new Map<number, Batch>()
-  readonly #pages = new Map<From, Promise<FramePage | undefined>>()
+  readonly #pages = new Map<From, AskedPage>()
+  /** How many have gone on with a page in this turn, and who comes in the next ones. */
+  #readers = 0
+  readonly #nextReaders: Array<() => void> = []
   /** How often events have come, or the log has turned out to be another one. */
   changes = 0
   #whenChanged: Array<() => void> = []
@@ -197,12 +209,24 @@ export class Feed implements Tail {
 
   /** Reads on from a position; all who ask for the same one at the same time share the answer. Undefined when there is none. */
   page (from: From): Promise<FramePage | undefined> {
-    let page = this.#pages.get(from)
-    if (page === undefined) {
-      page = this.#readPage(from)
-      this.#pages.set(from, page)
-    }
-    return page
+    let asked = this.#pages.get(from)
+    if (asked === undefined) this.#pages.set(from, asked = { page: this.#readPage(from), isWanted: false })
+    asked.isWanted = true
+    return asked.page
+  }
+
+  /** Resolves in the turn in which who has got a page may go on; undefined when that is this one. */
+  readerTurn (): Promise<void> | undefined {
+    if (this.#readers === 0) setImmediate(nextReaders, this)
+    if (this.#readers++ < readersATurn) return undefined
+    return new Promise(resolve => { this.#nextReaders.push(resolve) })
+  }
+
+  static nextReaders (feed: Feed): void {
+    const readers = feed.#nextReaders.splice(0, readersATurn)
+    feed.#readers = readers.length
+    if (readers.length > 0) setImmediate(nextReaders, feed)
+    for (const resolve of readers) resolve()
   }
 
   /** Resolves when the window has changed, or the feed has closed. */
@@ -360,6 +384,7 @@ export class Feed implements Tail {
     this.#resetAt = this.#window.end
     this.#window.clear()
     this.#batches.clear()
+    this.#pages.clear()
     this.#newestOfKey.clear()
     this.#base = this.#head = this.#lost = head
     this.#tellChanged()
@@ -460,14 +485,21 @@ export class Feed implements Tail {
   }
 
   #keepPage (from: EventId, page: FramePage): void {
-    const kept = Promise.resolve(page)
+    const kept: AskedPage = { page: Promise.resolve(page), isWanted: false }
+    const until = performance.now() + longestPageTime
     this.#pages.set(from, kept)
     if (page.isLast) this.#lastPages.add(from)
-    setTimeout(() => {
+    const look = () => {
       if (this.#pages.get(from) !== kept) return
+      if (kept.isWanted && performance.now() < until) {
+        kept.isWanted = false
+        setTimeout(look, pageTime).unref()
+        return
+      }
       this.#pages.delete(from)
       this.#lastPages.delete(from)
-    }, pageTime).unref()
+    }
+    setTimeout(look, pageTime).unref()
   }
 
   /** Asks again, later and later, until there is an answer; undefined when the feed has closed before. */
@@ -541,4 +573,4 @@ export class Feed implements Tail {
   }
 }
 
-const { pass } = Feed
+const { pass, nextReaders } = Feed

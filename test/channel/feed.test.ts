@@ -304,6 +304,72 @@ t.test('those who ask for the same page within 50 ms share one read; after that 
   for (const { data } of clients) t.equal(data.join(), '1,2,3')
 })
 
+t.test('a page that is asked for again and again is kept, for two seconds at most', async t => {
+  let reads = 0
+  const broker = brokerWith(inner => ({ read: async (...args) => { reads++; return await inner.read(...args) } }))
+  const { feed, publish } = await openFeed(t, { events: 200 }, broker)
+  const clock = fakeClock(t)
+  const first = await publish('first')
+  for (let i = 0; i < 100; i++) await publish(String(i))
+  await turn(3)
+  reads = 0
+  for (let i = 0; i < 60; i++) {
+    const client = new Client(feed, { from: first })
+    await eventually(() => client.data.length === 100)
+    await clock.tickAsync(40)
+  }
+  // Read at 0 and 2000 ms.
+  t.ok(reads <= 4, `${reads} reads`)
+  const before = reads
+  await clock.tickAsync(100)
+  const client = new Client(feed, { from: first })
+  await eventually(() => client.data.length === 100)
+  t.ok(reads > before)
+})
+
+t.test('a thousand who go on with one page do so in many turns of the loop', async t => {
+  const { feed, publish } = await openFeed(t, { events: 200 })
+  const first = await publish('first')
+  for (let i = 0; i < 100; i++) await publish(String(i))
+  await turn(3)
+  const clients = Array.from({ length: 1000 }, () => new Client(feed, { from: first }))
+  const served = () => clients.filter(({ data }) => data.length > 0).length
+  await eventually(() => served() > 0)
+  let most = served()
+  while (served() < 1000) {
+    const before = served()
+    await turn()
+    most = Math.max(most, served() - before)
+  }
+  t.ok(most <= 100, `${most} in one turn`)
+  await eventually(() => clients.every(({ data }) => data.length === 100))
+})
+
+t.test('a broker that was silent and tells of something is asked at once', async t => {
+  const line = brokerOnALine()
+  let isSilent = false
+  let asked = 0
+  const read: Broker['read'] = async (...args) => {
+    asked++
+    if (isSilent) throw new Error('no answer')
+    return await line.broker.read(...args)
+  }
+  const broker = { ...line.broker, read }
+  const { feed, publish } = await openFeed(t, {}, broker)
+  const client = new Client(feed)
+  fakeClock(t)
+  isSilent = true
+  line.isDeaf = true
+  await publish('1')
+  asked = 0
+  line.tail.disrupted()
+  await turn(5)
+  t.equal(asked, 1)
+  isSilent = false
+  line.tail.disrupted()
+  await eventually(() => client.data.length === 1)
+})
+
 t.test('a broker that gives the same events again is framed once', async t => {
   const { feed, publish } = await openFeed(t)
   const live = new Client(feed)
@@ -1111,6 +1177,7 @@ t.test('a replay of the newest ten of 5000 events reads only these', async t => 
   const others = Array.from({ length: 100 }, () => new Client(feed, { from: 10 }))
   await eventually(() => client.data.length === 10)
   t.same(client.data, Array.from({ length: 10 }, (_, i) => `${4990 + i}`))
+  await eventually(() => others.every(({ data }) => data.length === 10))
   for (const other of others) t.same(other.data, client.data)
   t.same(read, [0, 10], 'once for all')
 })
