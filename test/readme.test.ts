@@ -22,10 +22,12 @@ import ts from 'typescript'
 import { request } from 'undici'
 import * as errors from '../lib/errors.ts'
 import { defaultHistory } from '../lib/brokers/broker.ts'
+import { resolveRedisOptions } from '../lib/brokers/redis/options.ts'
 import { defaultLag, eventStreamCallRules, resolvePluginOptions, writerCallRules } from '../lib/options.ts'
 import { outcomeReasons } from '../lib/stream/lifecycle.ts'
 import { fakeClock, turn } from './fixtures/clock.ts'
 import { connect, open } from './fixtures/raw.ts'
+import { hasRedis, RedisServer } from './fixtures/redis-server.ts'
 import { asked, readme, root, run, snippet, snippets, table, write } from './fixtures/readme.ts'
 import { cert, key } from './fixtures/tls.ts'
 
@@ -33,7 +35,7 @@ import { cert, key } from './fixtures/tls.ts'
 const require = createRequire(import.meta.url)
 
 // By its public name, as users do: this is dist/.
-const { default: streaming, memoryBroker } = await import('fastify-streaming' as string) as typeof import('../lib/index.ts')
+const { default: streaming, createChannels, memoryBroker } = await import('fastify-streaming' as string) as typeof import('../lib/index.ts')
 
 interface Received extends AsyncIterable<EventSourceMessage> {
   status: number
@@ -836,6 +838,51 @@ t.test('an iterator gives what is published from the call on', async t => {
   t.equal(news.size, 0)
 })
 
+t.test('channels over Redis are as the README has them, with either client, and from a worker', { skip: !hasRedis && 'there is no redis-server' }, async t => {
+  const server = new RedisServer()
+  t.teardown(() => server.remove())
+  const url = await server.startOnPort()
+  const env = { env: { REDIS_URL: url } }
+  const app = Fastify()
+  await run(t, 'redis', { app, streaming, process: env })
+  await app.register(async app => { await run(t, 'channel', { app }) })
+  const address = await listen(app)
+  const page = await get(t, `${address}/news`)
+  t.match(await page.next(), { event: 'position' })
+  const { broker, client } = await run(t, 'redis-node', { process: env }, ['broker', 'client'])
+  await broker.ready()
+  await run(t, 'worker', { broker })
+  t.match(await page.next(), { event: 'headline', data: '{"title":"From a worker"}' })
+  await broker.close()
+  client.destroy()
+  await app.close()
+})
+
+t.test('a user of Redis needs no more permissions than the README has', { skip: !hasRedis && 'there is no redis-server' }, async t => {
+  const server = new RedisServer()
+  t.teardown(() => server.remove())
+  await server.start()
+  const { Redis } = await import('ioredis')
+  const { redisBroker } = await import('fastify-streaming/redis' as string) as typeof import('../lib/brokers/redis.ts')
+  const admin = new Redis({ path: server.socket })
+  t.teardown(() => admin.disconnect())
+  const [, rules = '', others = ''] = /^Permissions of an ACL user: `(.*?)`.*\(`(.*)`\)/m.exec(readme) ?? []
+  await admin.call('ACL', 'SETUSER', 'app', 'on', '>secret', ...rules.split(' '), others)
+  const client = new Redis({ path: server.socket, username: 'app', password: 'secret' })
+  t.teardown(() => client.disconnect())
+  const broker = redisBroker({ client })
+  t.teardown(() => broker.close())
+  await broker.ready()
+  const channels = createChannels({ broker })
+  const iterator = channels.channel('a', { history: { events: 2 } }).subscribe()
+  const { value: { id } } = await iterator.next()
+  for (const data of ['1', '2', '3']) await channels.channel('a').publish(data, { idempotencyKey: data })
+  t.match(await iterator.next(), { value: { data: '1' } })
+  t.match(await broker.read('a', id.split('.')[0] as string, 10), { contiguous: false, events: [{}, {}] })
+  t.match(await broker.read('a', 1, 10), { contiguous: true, events: [{}] })
+  await channels.close()
+})
+
 // Tables
 
 t.test('the table of options has every option, where it may stand, and its default', async t => {
@@ -886,6 +933,15 @@ t.test('the table of options of channels has every one of them, and its default'
   }
 })
 
+t.test('the table of options of Redis has every one of them, and its default', async t => {
+  const client = { call () {}, duplicate () {}, subscribe () {}, on () {} }
+  const { client: _client, ...defaults } = resolveRedisOptions({ client })
+  const rows = table('Several processes: Redis or Valkey')
+  const own = rows.slice(rows.findIndex(([name]) => name === 'Redis option') + 2)
+  t.strictSame(own.map(([name]) => name).sort(), unknownOption(() => resolveRedisOptions({ client, nonsense: 1 })).sort())
+  t.strictSame(Object.fromEntries(own.slice(1).map(([name, text]) => [name, text === '–' ? undefined : evaluated(text)])), defaults)
+})
+
 t.test('the table of errors has every code, its status and its meaning', async t => {
   const source = await readFile(path.join(root, 'lib/errors.ts'), 'utf8')
   const expected = Object.entries(errors).filter(([name]) => name.startsWith('FST_')).map(([name, MadeError]) => {
@@ -906,10 +962,14 @@ t.test('the table of outcomes and the keys of statistics are those of the code',
 })
 
 t.test('the exported types are those that the README names', async t => {
-  const exported = /^export \{ (.*) \};$/m.exec(await readFile(path.join(root, 'dist/index.d.ts'), 'utf8'))?.[1] ?? ''
-  const types = exported.split(', ').map(name => name.replace('type ', '')).filter(name => !name.endsWith(' as default') && name !== 'memoryBroker')
+  const types = []
+  for (const entry of ['index', 'redis']) {
+    const declarations = await readFile(path.join(root, `dist/${entry}.d.ts`), 'utf8')
+    for (const [, names] of declarations.matchAll(/^export (?:type )?\{ (.*) \}/gm)) types.push(...names.split(', ').map(name => name.replace(/^type |.* as /g, '')))
+  }
+  const values = ['createChannels', 'default', 'memoryBroker', 'redisBroker']
   const named = [.../^Exported types: (.*)$/m.exec(readme)?.[1].matchAll(/`(\w+)`/g) ?? []].map(([, name]) => name)
-  t.strictSame(named.sort(), types.sort())
+  t.strictSame(named.sort(), types.filter(name => !values.includes(name)).sort())
 })
 
 t.test('the peers are compared in the versions that are installed', async t => {
