@@ -12,9 +12,17 @@ export const FST_STREAM_INVALID_OPTION = createError<[name: string, rule: string
 export const FST_STREAM_INVALID_SOURCE = createError<[rule: string, got: string]>(
   'FST_STREAM_INVALID_SOURCE', "The source must be %s, got '%s'", 500, TypeError)
 
-/** An event cannot be encoded: not a string or an event object, an unknown key, or data that does not serialize. */
+/** An event cannot be encoded: not a string or an event object, an unknown key, or data that does not serialize or does not fit its schema. */
 export const FST_STREAM_INVALID_EVENT = createError<[rule: string, got: string]>(
   'FST_STREAM_INVALID_EVENT', "An event must be %s, got '%s'", 500, TypeError)
+
+/** An event has a name that is not among the typed events of its route or channel. */
+export const FST_STREAM_UNKNOWN_EVENT = createError<[name: string, names: string]>(
+  'FST_STREAM_UNKNOWN_EVENT', "The event '%s' is not one of %s", 500, TypeError)
+
+/** The schema of a typed event cannot be compiled, or its name cannot be that of an event. */
+export const FST_STREAM_INVALID_SCHEMA = createError<[name: string, owner: string, why: string]>(
+  'FST_STREAM_INVALID_SCHEMA', "The schema of the event '%s' of %s cannot be used: %s")
 
 /** A field of an event has a value that the event stream format cannot carry. */
 export const FST_STREAM_INVALID_FIELD = createError<[name: string, rule: string, got: string]>(

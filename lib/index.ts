@@ -3,13 +3,16 @@
  */
 import type { FastifyError, FastifyInstance, FastifyReply } from 'fastify'
 import fp from 'fastify-plugin'
+import type { CompileEvents } from './channel/channel.ts'
 import { Channels } from './channel/channels.ts'
 import { FST_STREAM_NAME_TAKEN, withCause } from './errors.ts'
 import { resolvePluginOptions, type ChannelOptions, type StreamingOptions } from './options.ts'
 import { Registration } from './registration.ts'
+import { compilersOf, EventSchemas } from './schema.ts'
 import { markSentOnSend, ownerOf, unmarkSent } from './stream/payload.ts'
 import { sendEventStream } from './stream/sse.ts'
 import { sendStreamWriter } from './stream/writer.ts'
+import { findTypedRoutes } from './typed-routes.ts'
 import '../types/fastify.ts'
 
 export { memoryBroker } from './brokers/memory.ts'
@@ -33,7 +36,7 @@ export type { StreamCloseMessage, StreamGapMessage, StreamOpenMessage } from './
 /** Other plugins that make a `reply.sse`; the first one at each call of its routes, so that no decorator tells. */
 const otherPlugins = ['@fastify/sse', 'fastify-sse-v2']
 // Of the global registry: the ESM and the CJS copy of this package are one plugin.
-const kRegistered = Symbol.for('fastify-streaming.registered')
+const kRegistered: unique symbol = Symbol.for('fastify-streaming.registered')
 
 async function streaming (app: FastifyInstance, options: StreamingOptions): Promise<void> {
   const { sse, writer, limits, broker } = resolvePluginOptions(options)
@@ -47,12 +50,21 @@ async function streaming (app: FastifyInstance, options: StreamingOptions): Prom
   decorate(app, 'reply.streamWriter', () => app.decorateReply('streamWriter', function (this: FastifyReply, ...args: unknown[]) {
     return sendStreamWriter(registration, this, args, writer) as never
   }))
+  const views = new WeakMap<FastifyInstance, FastifyInstance['streaming']>()
+  // One for each context: it has compilers of its own.
   decorate(app, 'app.streaming', () => app.decorate('streaming', {
-    get open () { return registration.open },
-    stats: () => registration.stats(),
-    channel: (name: string, options?: ChannelOptions) => channels.channel(name, options) as never
+    getter (this: FastifyInstance) {
+      const view = views.get(this) ?? {
+        get open () { return registration.open },
+        stats: () => registration.stats(),
+        channel: (name: string, options?: ChannelOptions) => channels.channel(name, options, compilerOf(this, sse.validate)) as never
+      }
+      views.set(this, view)
+      return view
+    }
   }))
-  app.decorate(kRegistered, true)
+  app.decorate(kRegistered, registration)
+  findTypedRoutes(app, instance => (instance as { [kRegistered]?: Registration })[kRegistered] === registration)
   app.addHook('preClose', async () => await registration.shutDown())
   app.addHook('onClose', async () => await channels.close())
   app.addHook('onSend', markSentOnSend)
@@ -64,6 +76,15 @@ async function streaming (app: FastifyInstance, options: StreamingOptions): Prom
 }
 
 export default fp(streaming, { name: 'fastify-streaming', fastify: '5.x' })
+
+/** What compiles the events of a channel that this context names first. */
+function compilerOf (app: FastifyInstance, isValidating: boolean): CompileEvents {
+  return (name, { events, validate = isValidating }) => {
+    const schemas = new EventSchemas(events, `the channel '${name}'`)
+    schemas.compile(compilersOf(app))
+    return schemas.encoder(validate)
+  }
+}
 
 function refuseOtherPlugins (app: FastifyInstance): void {
   // What an outer context has registered is not in the way: a context has its own decorators.

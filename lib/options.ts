@@ -37,6 +37,11 @@ export interface EventStreamDefaults extends CommonOptions {
    * The call's replaces the plugin's. What it throws is logged, and the default event is sent.
    */
   onError?: (error: unknown, request: FastifyRequest) => ServerSentEvent | null
+  /**
+   * Whether the data of typed events has to fit their schemas, in every environment alike. `false` leaves it to their
+   * serializers; unknown event names are refused all the same. Default true.
+   */
+  validate?: boolean
 }
 
 /** Options of `app.register(streaming, options)`: the defaults of all streams of this registration, and its limits. */
@@ -62,6 +67,10 @@ export interface StreamingOptions extends EventStreamDefaults {
 export interface ChannelOptions {
   /** How much can be replayed; it holds together for events (default 256), bytes (1 048 576) and age in milliseconds (300 000). */
   history?: Partial<History>
+  /** The schema of the data of each event that may be published; `message` is the event without a name. Default: any event. */
+  events?: Record<string, unknown>
+  /** Whether data has to fit its schema; for channels with `events` only. Default: as the plugin has it. */
+  validate?: boolean
 }
 
 /** Options of `channel.publish(event, options)`. */
@@ -137,6 +146,7 @@ export interface ResolvedOptions {
   commitAfter: number
   serialize: Serialize
   onError: EventStreamDefaults['onError']
+  validate: boolean
   /** The plugin's; runs before the call's. */
   onClosePlugin: CommonOptions['onClose']
   onClose: CommonOptions['onClose']
@@ -155,6 +165,7 @@ export const longestTimer = 2 ** 31 - 1
 
 const duration: Rule = [`milliseconds from 0 to ${longestTimer}`, value => isNumber(value, 0, longestTimer)]
 const retryTime: Rule = ['a non-negative safe integer of milliseconds, or [min, max] of such', isRetry]
+const aBoolean: Rule = ['true or false', value => typeof value === 'boolean']
 const aFunction: Rule = ['a function', value => typeof value === 'function']
 
 const commonRules: Record<string, Rule> = {
@@ -170,7 +181,8 @@ const eventStreamRules: Record<string, Rule> = {
   ...commonRules,
   heartbeat: duration,
   retry: retryTime,
-  onError: aFunction
+  onError: aFunction,
+  validate: aBoolean
 }
 
 const perCallRules: Record<string, Rule> = {
@@ -192,7 +204,7 @@ export const eventStreamCallRules: Record<string, Rule> = {
   ...eventStreamRules,
   ...perCallRules,
   ...readRules,
-  reconnect: ['true or false', value => typeof value === 'boolean']
+  reconnect: aBoolean
 }
 
 const aLimit: Rule = ['a positive safe integer, or Infinity', value => value === Infinity || isPositiveInteger(value)]
@@ -222,7 +234,11 @@ const historyRules: Record<string, Rule> = {
   'history.bytes': ['a positive safe integer of bytes', isPositiveInteger],
   'history.age': [`milliseconds from 1 to ${longestTimer}`, value => isNumber(value, 1, longestTimer)]
 }
-const channelRules: Record<string, Rule> = { history: ['an object with events, bytes and age', isPlainObject] }
+const channelRules: Record<string, Rule> = {
+  history: ['an object with events, bytes and age', isPlainObject],
+  events: ['an object with the schema of each event', isPlainObject],
+  validate: aBoolean
+}
 const text: Rule = ['a non-empty well-formed string', value => typeof value === 'string' && value !== '' && value.isWellFormed()]
 const publishRules: Record<string, Rule> = { key: text, idempotencyKey: text }
 const subscribeRules: Record<string, Rule> = { ...perCallRules, ...readRules, after: ['a string', value => typeof value === 'string'] }
@@ -237,6 +253,7 @@ const defaults: ResolvedOptions = {
   commitAfter: 0,
   serialize: JSON.stringify,
   onError: undefined,
+  validate: true,
   onClosePlugin: undefined,
   onClose: undefined,
   signal: undefined,
@@ -275,11 +292,12 @@ export function resolvePluginOptions (options: unknown): { sse: ResolvedOptions,
   }
 }
 
-/** The history that `channel(name, options)` asks for; what is not given is absent. Throws FST_STREAM_INVALID_OPTION. */
-export function resolveHistory (options: unknown = {}): Partial<History> {
-  const { history = {} } = checked(options, channelRules) as ChannelOptions
+/** The options of `channel(name, options)`; what is not given is absent. Throws FST_STREAM_INVALID_OPTION. */
+export function resolveChannelOptions (options: unknown = {}): ChannelOptions & { history: Partial<History> } {
+  const { history = {}, events, validate } = checked(options, channelRules) as ChannelOptions
   checkNested('history', history, historyRules)
-  return Object.fromEntries(Object.entries(history).filter(([, value]) => value !== undefined))
+  if (validate !== undefined && events === undefined) throw new FST_STREAM_INVALID_OPTION('validate', 'absent: it is for channels with events only', shown(validate))
+  return { history: Object.fromEntries(Object.entries(history).filter(([, value]) => value !== undefined)), events, validate }
 }
 
 /** Throws FST_STREAM_INVALID_OPTION. */

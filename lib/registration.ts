@@ -7,12 +7,14 @@ import { publishClose, publishOpen } from './diagnostics.ts'
 import { Channels, type ChannelStats } from './channel/channels.ts'
 import { channelsOf, followChannels } from './channel/live.ts'
 import { FST_STREAM_INVALID_OPTION, FST_STREAM_LIMIT, shown } from './errors.ts'
+import { internalOf } from './internals.ts'
 import { pickRetry, type ResolvedLimits } from './options.ts'
 import { Heartbeats } from './stream/heartbeat.ts'
-import { outcomeReasons, type Host, type Lifecycle, type Refusal, type StreamOutcome } from './stream/lifecycle.ts'
+import { outcomeReasons, type Host, type Lifecycle, type Refusal, type RouteEvents, type StreamOutcome } from './stream/lifecycle.ts'
 import type { LiveReader, LiveTarget } from './stream/live.ts'
 import { ignoreRejection, isPromiseLike } from './stream/promise-like.ts'
 import { SessionCloser } from './stream/sessions.ts'
+import { eventsOf } from './typed-routes.ts'
 
 /** Counts of a registration since it was made; those of open streams are in them. */
 export interface StreamingStats extends ChannelStats {
@@ -104,8 +106,12 @@ export class Registration implements Host {
     return undefined
   }
 
-  openChannels (source: unknown): ((target: LiveTarget) => LiveReader) | undefined {
-    const channels = channelsOf(source)
+  eventsOf (reply: FastifyReply): RouteEvents | undefined {
+    return eventsOf(reply)
+  }
+
+  openChannels (source: unknown, events: RouteEvents | undefined): ((target: LiveTarget) => LiveReader) | undefined {
+    const channels = channelsOf(source, events?.names)
     return channels && (target => followChannels(channels, target))
   }
 
@@ -209,14 +215,10 @@ async function finish (streams: Lifecycle[], milliseconds: number, giveUp: (stre
   clearTimeout(timer)
 }
 
-// Fastify's log controller is the one that knows, and has no public name; before it there was the option alone.
+// Fastify's log controller is the one that knows; before it there was the option alone.
 function requestLogging (app: FastifyInstance): (request: FastifyRequest) => boolean {
-  for (let scope: object | null = app; scope !== null; scope = Object.getPrototypeOf(scope) as object | null) {
-    const key = Object.getOwnPropertySymbols(scope).find(symbol => symbol.description === 'fastify.logController')
-    if (key === undefined) continue
-    const controller = (scope as Record<symbol, { isLogDisabled (request: FastifyRequest): boolean }>)[key]
-    return request => controller.isLogDisabled(request)
-  }
+  const controller = internalOf(app, 'fastify.logController') as { isLogDisabled (request: FastifyRequest): boolean } | undefined
+  if (controller !== undefined) return request => controller.isLogDisabled(request)
   const { disableRequestLogging } = app.initialConfig
   return request => typeof disableRequestLogging === 'function' ? disableRequestLogging(request) : disableRequestLogging === true
 }

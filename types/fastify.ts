@@ -8,8 +8,28 @@ import type { EventSource, EventSourceFunction, EventStream } from '../lib/strea
 import type { StreamOutcome } from '../lib/stream/lifecycle.ts'
 import type { ChunkSource, StreamWriterCallback } from '../lib/stream/writer.ts'
 
+/** The data of each event that `Schemas` names, as a type provider has it; of any name where they name none. */
+export type EventsOf<TypeProvider, Schemas> = string extends keyof Schemas
+  ? Record<string, unknown>
+  : { [Name in keyof Schemas & string]: DataOf<TypeProvider, Schemas[Name]> }
+
+/** As Fastify has the data of a response. */
+type DataOf<TypeProvider, Schema> = (TypeProvider & { readonly schema: Schema }) extends { readonly serializer: infer Data } ? Data : unknown
+
+/** The events of a route with that schema. */
+type RouteEvents<TypeProvider, Schema> = Schema extends { events: infer Schemas extends object }
+  ? EventsOf<TypeProvider, Schemas>
+  : Record<string, unknown>
+
+// Declarations of one interface name the same type parameters, also those that only Fastify's uses.
+/* eslint-disable @typescript-eslint/no-unused-vars */
 declare module 'fastify' {
-  interface FastifyInstance {
+  interface FastifySchema {
+    /** The schema of the data of each event of `reply.sse()`; `message` is the event without a name. */
+    events?: unknown
+  }
+
+  interface FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider> {
     streaming: {
       /** The number of open streams of this registration. */
       readonly open: number
@@ -17,15 +37,21 @@ declare module 'fastify' {
       stats (): StreamingStats
       /**
        * The channel of that name; the same name gives the same one. Throws FST_STREAM_INVALID_OPTION, also for options
-       * that contradict those that it has.
+       * that contradict those that it has, and FST_STREAM_INVALID_SCHEMA.
        */
+      channel<const Schemas extends Record<string, unknown>> (
+        name: string, options: ChannelOptions & { events: Schemas }
+      ): Channel<EventsOf<TypeProvider, Schemas>>
       channel<Events extends object = Record<string, unknown>> (name: string, options?: ChannelOptions): Channel<Events>
     }
   }
 
-  interface FastifyReply {
-    sse (source: EventSource | EventSourceFunction, options?: EventStreamOptions): Promise<StreamOutcome & void>
-    sse (options?: EventStreamOptions): Promise<EventStream & void>
+  interface FastifyReply<RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider> {
+    sse (
+      source: EventSource<RouteEvents<TypeProvider, SchemaCompiler>> | EventSourceFunction<RouteEvents<TypeProvider, SchemaCompiler>>,
+      options?: EventStreamOptions
+    ): Promise<StreamOutcome & void>
+    sse (options?: EventStreamOptions): Promise<EventStream<RouteEvents<TypeProvider, SchemaCompiler>> & void>
     streamWriter (source: StreamWriterCallback | ChunkSource, options?: StreamWriterOptions): Promise<StreamOutcome & void>
   }
 }

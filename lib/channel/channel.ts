@@ -5,13 +5,13 @@ import type { Broker, History } from '../brokers/broker.ts'
 import { defaultHistory } from '../brokers/broker.ts'
 import { FST_STREAM_CLOSED, FST_STREAM_INVALID_OPTION } from '../errors.ts'
 import {
-  pickRetry, resolveCloseOptions, resolveHistory, resolvePublishOptions, resolveSubscribeOptions,
+  pickRetry, resolveChannelOptions, resolveCloseOptions, resolvePublishOptions, resolveSubscribeOptions,
   type ChannelOptions, type CloseOptions, type PublishOptions, type SubscribeOptions
 } from '../options.ts'
-import type { EventItem, Serialize, ServerSentEvent } from '../stream/encode.ts'
+import type { EventItem, Serialize, TypedEvents } from '../stream/encode.ts'
 import { Cursor, type Subscriber } from './cursor.ts'
 import { Feed, type FeedHost } from './feed.ts'
-import { encodeStored, type ChannelEvent, type Gap } from './frame.ts'
+import { encodeStored, ownNames, type ChannelEvent, type Gap } from './frame.ts'
 import { ChannelIterator } from './iterator.ts'
 import { formatPosition, tagOf } from './position.ts'
 
@@ -23,8 +23,8 @@ export interface Channel<Events extends object = Record<string, unknown>> {
   /**
    * Publishes what `stream.send` takes, but for `id` and the event names `gap` and `position`. Resolves with the event's
    * id once the log has it. Events are logged in the order of the calls, awaited or not.
-   * Rejects with FST_STREAM_INVALID_EVENT, FST_STREAM_INVALID_FIELD, FST_STREAM_INVALID_OPTION, FST_STREAM_CLOSED and
-   * FST_STREAM_BROKER_UNAVAILABLE, which is also logged at warn and needs no handler.
+   * Rejects with FST_STREAM_INVALID_EVENT, FST_STREAM_UNKNOWN_EVENT, FST_STREAM_INVALID_FIELD, FST_STREAM_INVALID_OPTION,
+   * FST_STREAM_CLOSED and FST_STREAM_BROKER_UNAVAILABLE, which is also logged at warn and needs no handler.
    */
   publish (event: PublishedEvent<Events>, options?: PublishOptions): Promise<string>
   /**
@@ -37,12 +37,9 @@ export interface Channel<Events extends object = Record<string, unknown>> {
 }
 
 /** What a channel takes: any event, or those of `Events` when it names them. */
-export type PublishedEvent<Events extends object = Record<string, unknown>> = string extends keyof Events
-  ? string | Omit<ServerSentEvent, 'id'>
-  : { [Name in keyof Events & string]: NamedEvent<Name, Events[Name]> }[keyof Events & string]
+export type PublishedEvent<Events extends object = Record<string, unknown>> = WithoutId<EventItem<Events>>
 
-type NamedEvent<Name extends string, Data> = Omit<ServerSentEvent, 'id' | 'event' | 'data'> & { data: Data } &
-  (Name extends 'message' ? { event?: undefined } : { event: Name })
+type WithoutId<Item> = Item extends object ? Omit<Item, 'id'> : Item
 
 /** What an iterator of a channel gives. */
 export type ChannelItem<Events extends object = Record<string, unknown>> =
@@ -66,6 +63,9 @@ export interface ChannelHost {
   brokerBack (isAnswering: boolean): void
 }
 
+/** Compiles the events of the channel of a name. Throws FST_STREAM_INVALID_SCHEMA and FST_STREAM_INVALID_OPTION. */
+export type CompileEvents = (name: string, options: ChannelOptions) => TypedEvents
+
 // Milliseconds for which a feed outlives its last subscriber, who may be reconnecting.
 const lingerTime = 30_000
 
@@ -74,16 +74,25 @@ export class EventChannel implements Channel, FeedHost {
   readonly #tag: string
   readonly #host: ChannelHost
   readonly #history: History
+  readonly #events: ChannelOptions['events']
+  readonly #validate: boolean | undefined
+  readonly #typed: TypedEvents | undefined
   #feed: Feed | undefined
   #lingering: NodeJS.Timeout | undefined
   #activity: NodeJS.Timeout | undefined
   #isClosed = false
 
-  constructor (host: ChannelHost, name: string, options: ChannelOptions | undefined) {
+  constructor (host: ChannelHost, name: string, options: ChannelOptions | undefined, compile: CompileEvents) {
     this.name = name
     this.#tag = tagOf(name)
     this.#host = host
-    this.#history = { ...defaultHistory, ...resolveHistory(options) }
+    const { history, events, validate } = resolveChannelOptions(options)
+    this.#history = { ...defaultHistory, ...history }
+    const own = ownNames.find(name => events !== undefined && Object.hasOwn(events, name))
+    if (own !== undefined) throw new FST_STREAM_INVALID_OPTION('events', 'without gap and position: those are of the channel itself', own)
+    this.#events = events
+    this.#validate = validate
+    this.#typed = events && compile(name, { events, validate })
     this.#touch()
   }
 
@@ -98,11 +107,23 @@ export class EventChannel implements Channel, FeedHost {
 
   /** Throws FST_STREAM_INVALID_OPTION for options that are not those it has. */
   checkOptions (options: ChannelOptions | undefined): void {
-    for (const [name, value] of Object.entries(resolveHistory(options)) as Array<[keyof History, number]>) {
+    const { history, events, validate } = resolveChannelOptions(options)
+    for (const [name, value] of Object.entries(history) as Array<[keyof History, number]>) {
       if (value !== this.#history[name]) {
         throw new FST_STREAM_INVALID_OPTION(`history.${name}`, `${this.#history[name]}, as the channel '${this.name}' has it already`, String(value))
       }
     }
+    if (events !== undefined && !haveSameSchemas(events, this.#events)) {
+      throw new FST_STREAM_INVALID_OPTION('events', `the very schemas that the channel '${this.name}' has already, or none if it has none`, Object.keys(events).join(', '))
+    }
+    if (validate !== undefined && validate !== this.#validate) {
+      throw new FST_STREAM_INVALID_OPTION('validate', `${this.#validate}, as the channel '${this.name}' has it already`, String(validate))
+    }
+  }
+
+  /** Of the events that may be published; undefined when that is any. */
+  get eventNames (): string[] | undefined {
+    return this.#events && Object.keys(this.#events)
   }
 
   publish (event: EventItem, options?: PublishOptions): Promise<string> {
@@ -168,7 +189,7 @@ export class EventChannel implements Channel, FeedHost {
 
   async #publish (event: EventItem, options: PublishOptions | undefined): Promise<string> {
     const { key, idempotencyKey } = resolvePublishOptions(options)
-    const data = encodeStored(event, key, this.#host.serialize)
+    const data = encodeStored(event, key, this.#host.serialize, this.#typed)
     this.checkOpen()
     this.#touch()
     const append = async () => await this.#host.broker.publish(this.name, data, { dedupe: idempotencyKey, history: this.#history })
@@ -199,4 +220,9 @@ export class EventChannel implements Channel, FeedHost {
     this.#feed = undefined
     feed?.close(retry)
   }
+}
+
+function haveSameSchemas (some: object, others: ChannelOptions['events'] = {}): boolean {
+  const entries = Object.entries(some)
+  return entries.length === Object.keys(others).length && entries.every(([name, schema]) => others[name] === schema)
 }

@@ -3,10 +3,10 @@
  */
 import type { Broker } from '../brokers/broker.ts'
 import { memoryBroker } from '../brokers/memory.ts'
-import { FST_STREAM_CLOSED } from '../errors.ts'
+import { FST_STREAM_CLOSED, FST_STREAM_INVALID_OPTION } from '../errors.ts'
 import { checkChannelName, resolveCreateChannelsOptions, type ChannelOptions } from '../options.ts'
 import type { Serialize } from '../stream/encode.ts'
-import { EventChannel, type Channel, type ChannelHost } from './channel.ts'
+import { EventChannel, type Channel, type ChannelHost, type CompileEvents } from './channel.ts'
 
 /** Counts of channels, in this process. */
 export interface ChannelStats {
@@ -82,8 +82,11 @@ export class Channels implements ChannelHost {
     this.#log = log
   }
 
-  /** Throws FST_STREAM_INVALID_OPTION, also for options that contradict those that the channel has, and FST_STREAM_CLOSED. */
-  channel (name: string, options?: ChannelOptions): EventChannel {
+  /**
+   * `compile` compiles the events of a channel that is new. Throws FST_STREAM_INVALID_OPTION, also for options that
+   * contradict those that the channel has, FST_STREAM_INVALID_SCHEMA and FST_STREAM_CLOSED.
+   */
+  channel (name: string, options?: ChannelOptions, compile: CompileEvents = refuseEvents): EventChannel {
     checkChannelName(name)
     const known = this.#named.get(name)?.deref()
     if (known !== undefined) {
@@ -91,7 +94,7 @@ export class Channels implements ChannelHost {
       return known
     }
     if (this.#isClosed) throw new FST_STREAM_CLOSED(name)
-    const channel = new EventChannel(this, name, options)
+    const channel = new EventChannel(this, name, options, compile)
     this.#named.set(name, new WeakRef(channel))
     this.#forgotten.register(channel, name)
     return channel
@@ -142,4 +145,8 @@ export class Channels implements ChannelHost {
     this.#isAnswering ||= isAnswering
     if (--this.#away === 0 && this.#isAnswering) this.#log?.info('the broker answers again')
   }
+}
+
+function refuseEvents (name: string, { events = {} }: ChannelOptions): never {
+  throw new FST_STREAM_INVALID_OPTION('events', 'absent: without an app there is nothing to compile schemas with', Object.keys(events).join(', '))
 }

@@ -3,7 +3,7 @@
  */
 import type { Stored } from '../brokers/broker.ts'
 import { FST_STREAM_INVALID_FIELD, kindOf } from '../errors.ts'
-import { encodeEvent, type Serialize } from '../stream/encode.ts'
+import { encodeEvent, type Serialize, type TypedEvents } from '../stream/encode.ts'
 import { SharedChunk } from '../stream/framing.ts'
 import { formatPosition } from './position.ts'
 
@@ -27,14 +27,14 @@ export type ChannelEvent<Events extends object = Record<string, unknown>> = {
 }[keyof Events & string]
 
 /** Names of blocks that the channel itself sends. */
-const ownNames = ['gap', 'position']
+export const ownNames = ['gap', 'position']
 
 /**
  * What the log keeps of an event: the length of the key and the key, and the block without id and blank line.
  * Throws as `encodeEvent` does.
  */
-export function encodeStored (event: unknown, key: string | undefined, serialize: Serialize): string {
-  const block = encodeEvent(event, serialize)
+export function encodeStored (event: unknown, key: string | undefined, serialize: Serialize, typed?: TypedEvents): string {
+  const block = encodeEvent(event, serialize, typed)
   if (typeof event === 'object') {
     const { id, event: name } = event as { id?: unknown, event?: string }
     if (id !== undefined) throw new FST_STREAM_INVALID_FIELD('id', 'absent: ids belong to the channel', kindOf(id))

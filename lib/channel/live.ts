@@ -15,8 +15,23 @@ import { passes, startOf } from './reading.ts'
 
 const mostChannels = 16
 
-/** The channels that a source is; undefined when it is none. Throws FST_STREAM_INVALID_SOURCE for an array that cannot be followed. */
-export function channelsOf (source: unknown): EventChannel[] | undefined {
+/**
+ * The channels that a source is; undefined when it is none. Throws FST_STREAM_INVALID_SOURCE for an array that cannot be
+ * followed, and for a channel that may have other events than `names`, if there are any.
+ */
+export function channelsOf (source: unknown, names?: readonly string[]): EventChannel[] | undefined {
+  const channels = listOf(source)
+  if (names === undefined) return channels
+  for (const channel of channels ?? []) {
+    // Its events are text by now: that they are checked and serialized is for the channel to see to.
+    if (channel.eventNames === undefined || channel.eventNames.some(name => !names.includes(name))) {
+      throw new FST_STREAM_INVALID_SOURCE(`a channel that names its events, all of them among those of the route (${names.join(', ')})`, `the channel ${channel.name}`)
+    }
+  }
+  return channels
+}
+
+function listOf (source: unknown): EventChannel[] | undefined {
   if (source instanceof EventChannel) return [source]
   if (!Array.isArray(source) || !source.some(item => item instanceof EventChannel)) return undefined
   const channels = new Set(source)

@@ -23,8 +23,33 @@ export interface ServerSentEvent<Data = unknown> {
   comment?: string
 }
 
-/** What a source yields and `send` takes: a string (the data of a message) or an event. */
-export type EventItem = string | ServerSentEvent
+/**
+ * What a source yields and `send` takes: a string (the data of a message) or an event. Where events are typed, `Events`
+ * has the type of the data of each event name, and `message` is the event without a name.
+ */
+export type EventItem<Events extends object = Record<string, unknown>> = string extends keyof Events
+  ? string | ServerSentEvent
+  : TextOf<Events> | { [Name in keyof Events & string]: NamedEvent<Name, Events[Name]> }[keyof Events & string] | Undispatched
+
+/** A string is the data of a message. */
+type TextOf<Events> = Events extends { message: infer Data } ? (unknown extends Data ? string : Extract<Data, string>) : never
+
+/** An event of that name. Without `data` the client gets `''`, so that has to be of the type. */
+type NamedEvent<Name extends string, Data> = Omit<ServerSentEvent, 'event' | 'data'> &
+  ('' extends Data ? { data?: Data } : { data: Data }) &
+  (Name extends 'message' ? { event?: Name } : { event: Name })
+
+/** A comment, a retry, or an id alone: no client dispatches it. */
+type Undispatched = Omit<ServerSentEvent, 'event' | 'data'> & { event?: undefined, data?: undefined }
+
+/** The events that a route or a channel names. */
+export interface TypedEvents {
+  /**
+   * The text of the data of an event, `message` being the one without a name.
+   * Throws FST_STREAM_UNKNOWN_EVENT and FST_STREAM_INVALID_EVENT.
+   */
+  encode (name: string, data: unknown): string
+}
 
 /** Turns the `data` of an event that is neither a string nor bytes into text. */
 export type Serialize = (data: unknown) => string
@@ -40,10 +65,11 @@ const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
  * Encodes one event. What dispatches nothing and carries no id (a comment, a retry) is lines without a blank line
  * after them: a blank line commits the last event ID of this connection, and would erase the position of a client
  * that has just come back.
- * Throws FST_STREAM_INVALID_EVENT or FST_STREAM_INVALID_FIELD; nothing is repaired.
+ * Throws FST_STREAM_INVALID_EVENT or FST_STREAM_INVALID_FIELD; nothing is repaired. Where events are typed, it throws
+ * what they throw, and data goes through their serializers instead.
  */
-export function encodeEvent (item: unknown, serialize: Serialize): string {
-  if (typeof item === 'string') return `${dataLines(item)}\n`
+export function encodeEvent (item: unknown, serialize: Serialize, typed?: TypedEvents): string {
+  if (typeof item === 'string') return `${dataLines(typed === undefined ? item : typed.encode('message', item))}\n`
   if (typeof item !== 'object' || item === null || types.isUint8Array(item)) {
     throw new FST_STREAM_INVALID_EVENT('a string or an event object; wrap the value as { data: value }', kindOf(item))
   }
@@ -67,11 +93,11 @@ export function encodeEvent (item: unknown, serialize: Serialize): string {
   }
   if (retry !== undefined) lines += retryLine(retry)
   if (data !== undefined) {
-    lines += dataLines(dataText(data, serialize))
+    lines += dataLines(typed === undefined ? dataText(data, serialize) : typed.encode(event ?? 'message', data))
     dispatches = true
   } else if (event !== undefined) {
-    // Without a data line clients would discard the event.
-    lines += 'data: \n'
+    // Without a data line clients would discard the event. What they get instead has to fit, too.
+    lines += typed === undefined ? 'data: \n' : dataLines(typed.encode(event, ''))
   }
   if (lines === '') {
     // A promise that should have been awaited must not be able to kill the process.

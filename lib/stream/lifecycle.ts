@@ -5,7 +5,7 @@ import type { FastifyReply } from 'fastify'
 import { FST_STREAM_INVALID_SOURCE, FST_STREAM_SOURCE_FAILED, FST_STREAM_TRAILER, kindOf, withCause } from '../errors.ts'
 import type { ResolvedLimits, ResolvedOptions } from '../options.ts'
 import { Connection, type ConnectionEvents, type Sink } from './connection.ts'
-import { retryLine } from './encode.ts'
+import { retryLine, type TypedEvents } from './encode.ts'
 import { SharedChunk } from './framing.ts'
 import { Head } from './head.ts'
 import type { Beating, Heartbeats } from './heartbeat.ts'
@@ -61,10 +61,18 @@ export interface Host {
   admit (stream: Lifecycle): Refusal | undefined
   /** The stream has a head of its own, or ended without being an error reply before it had one. */
   opened (stream: Lifecycle): void
+  /** The events that the route of a reply names; undefined when it names none. Throws what makes the reply an error. */
+  eventsOf (reply: FastifyReply): RouteEvents | undefined
   /** What follows the channels that a source is; undefined when it is none. Throws what makes the reply an error. */
-  openChannels (source: unknown): ((target: LiveTarget) => LiveReader) | undefined
+  openChannels (source: unknown, events: RouteEvents | undefined): ((target: LiveTarget) => LiveReader) | undefined
   /** The stream is over. `isErrorReply`: Fastify has sent an error instead of it. */
   closed (stream: Lifecycle, outcome: StreamOutcome, isErrorReply: boolean): void
+}
+
+/** The events that a route names. */
+export interface RouteEvents {
+  readonly names: readonly string[]
+  encoder (validate: boolean): TypedEvents
 }
 
 /** Why a stream is not admitted. */

@@ -4,27 +4,27 @@
  */
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Channel } from '../channel/channel.ts'
-import { FST_STREAM_INVALID_OPTION, shown } from '../errors.ts'
-import { eventStreamCallRules, isPlainObject, readOptionNames, pickRetry, resolveCallOptions, type ResolvedOptions } from '../options.ts'
-import { encodeEvent, END_ID, isComment, retryLine, type EventItem } from './encode.ts'
+import { FST_STREAM_INVALID_OPTION, FST_STREAM_INVALID_SOURCE, kindOf, shown } from '../errors.ts'
+import { eventStreamCallRules, isPlainObject, readOptionNames, pickRetry, resolveCallOptions, type EventStreamOptions, type ResolvedOptions } from '../options.ts'
+import { encodeEvent, END_ID, isComment, retryLine, type EventItem, type TypedEvents } from './encode.ts'
 import { bringsLastEventId, readLastEventId } from './last-event-id.ts'
 import type { SharedChunk } from './framing.ts'
-import { Lifecycle, refused, type Farewell, type Host, type StreamOutcome } from './lifecycle.ts'
+import { Lifecycle, refused, type Farewell, type Host, type RouteEvents, type StreamOutcome } from './lifecycle.ts'
 import type { LiveReader, LiveTarget } from './live.ts'
 import { claim } from './payload.ts'
 import { ignoreRejection, isPromiseLike } from './promise-like.ts'
 import { openRelay, RelayedBlocks } from './relay.ts'
 import { isResponse, openSource, releaseUnread } from './source.ts'
 
-/** An open event stream. */
-export interface EventStream {
+/** An open event stream. Where events are typed, `Events` has the type of the data of each event name. */
+export interface EventStream<Events extends object = Record<string, unknown>> {
   /**
    * Sends one event. Resolves `true` once it is accepted and there is room for the next one, `false` when the stream
-   * has ended. Never rejects because the client left; rejects with FST_STREAM_INVALID_EVENT or
+   * has ended. Never rejects because the client left; rejects with FST_STREAM_INVALID_EVENT, FST_STREAM_UNKNOWN_EVENT or
    * FST_STREAM_INVALID_FIELD, which is also logged at warn, needs no handler, and leaves the stream open.
    * What is sent without waiting queues up to `maxBuffered` bytes. May be passed around unbound.
    */
-  readonly send: (event: EventItem) => Promise<boolean>
+  send (this: void, event: EventItem<Events>): Promise<boolean>
   /** Sends a comment, which clients ignore; each line becomes a comment line. Resolves as `send` does. */
   readonly comment: (text?: string) => Promise<boolean>
   /** Ends the stream properly (`closed`). Does nothing when it has ended. */
@@ -47,19 +47,20 @@ export interface EventStream {
   readonly bytes: number
 }
 
-/** What `reply.sse()` reads from. */
-export type EventSource =
-  | AsyncIterable<unknown>
+/** What `reply.sse()` reads from. Where events are typed, its items are of `Events`, and a `Response` cannot be checked. */
+export type EventSource<Events extends object = Record<string, unknown>> = string extends keyof Events
+  ? AnySource<unknown> | NodeJS.ReadableStream | Response | Channel<any> | Array<Channel<any>>
+  : AnySource<EventItem<Events>> | Channel<Events> | Array<Channel<Events>>
+
+type AnySource<Item> =
+  | AsyncIterable<Item>
   // A string is iterable, too.
-  | (Iterable<unknown> & object)
-  | NodeJS.ReadableStream
-  | ReadableStream<unknown>
-  | Response
-  | Channel<any>
-  | Array<Channel<any>>
+  | (Iterable<Item> & object)
+  | ReadableStream<Item>
 
 /** Called once; what it returns or resolves with is consumed as a source, and `undefined` from a promise ends the stream. */
-export type EventSourceFunction = (stream: EventStream, signal: AbortSignal) => EventSource | undefined | void | Promise<EventSource | undefined | void>
+export type EventSourceFunction<Events extends object = Record<string, unknown>> =
+  (stream: EventStream<Events>, signal: AbortSignal) => EventSource<Events> | undefined | void | Promise<EventSource<Events> | undefined | void>
 
 const sourceRule = 'an (async) iterable, a stream, a text/event-stream Response or a function; wrap a single event in an array, as [event]'
 // Milliseconds of silence after which a filtered stream without heartbeats tells the client its position.
@@ -76,7 +77,7 @@ export function sendEventStream (host: Host, reply: FastifyReply, args: unknown[
   claim(reply, source)
   const { options, invalid } = resolveCallOptions(callOptions, eventStreamCallRules, plugin)
   const stream = new EventStreamReply(host, reply, options)
-  stream.start(source, invalid)
+  stream.start(source, invalid ?? stream.resolveEvents(callOptions as EventStreamOptions | undefined))
   return isBare ? stream.open : stream.closed
 }
 
@@ -87,6 +88,9 @@ class EventStreamReply extends Lifecycle implements LiveTarget {
   #bytesAfterRelay = 0
   /** When the source is channels. */
   #live: LiveReader | undefined
+  /** When the route names its events. */
+  #events: RouteEvents | undefined
+  #typed: TypedEvents | undefined
 
   /** Resolves with the stream once its head has been written, or once it has closed without one. */
   get open (): Promise<EventStream> {
@@ -97,10 +101,26 @@ class EventStreamReply extends Lifecycle implements LiveTarget {
     return readLastEventId(this.reply.request)
   }
 
+  /** Looks what events the route names. Returns what makes the reply an error. */
+  resolveEvents (options: EventStreamOptions | undefined): { error: unknown } | undefined {
+    // Its source is not started.
+    if (this.reply.request.method === 'HEAD') return undefined
+    try {
+      const events = this.host.eventsOf(this.reply)
+      const [name, rule] = events === undefined ? ['validate', 'it is for routes with schema.events only'] as const : ['serialize', 'the events of this route have serializers of their own'] as const
+      if (options?.[name] !== undefined) throw new FST_STREAM_INVALID_OPTION(name, `absent: ${rule}`, shown(options[name]))
+      this.#events = events
+      this.#typed = events?.encoder(this.options.validate)
+      return undefined
+    } catch (error) {
+      return { error }
+    }
+  }
+
   send (event: unknown): Promise<boolean> {
     if (!this.isOpen) return refused
     try {
-      return this.push(encodeEvent(event, this.options.serialize), isComment(event) ? 0 : 1)
+      return this.push(encodeEvent(event, this.options.serialize, this.#typed), isComment(event) ? 0 : 1)
     } catch (error) {
       return this.reject(error)
     }
@@ -160,7 +180,7 @@ class EventStreamReply extends Lifecycle implements LiveTarget {
 
   protected take (item: unknown): void {
     if (item instanceof RelayedBlocks) this.#relay(item)
-    else this.accept(encodeEvent(item, this.options.serialize), isComment(item) ? 0 : 1)
+    else this.accept(encodeEvent(item, this.options.serialize, this.#typed), isComment(item) ? 0 : 1)
   }
 
   protected override headWritten (): void {
@@ -199,9 +219,12 @@ class EventStreamReply extends Lifecycle implements LiveTarget {
     if (!this.isOpen) return releaseUnread(source)
     let follow
     try {
-      follow = this.host.openChannels(source)
+      follow = this.host.openChannels(source, this.#events)
       if (follow !== undefined) return this.#follow(follow)
       this.#refuseReadOptions()
+      if (this.#events !== undefined && isResponse(source)) {
+        throw new FST_STREAM_INVALID_SOURCE('of events that can be checked, as the route names its events; a Response is passed on as it is', kindOf(source))
+      }
     } catch (error) {
       releaseUnread(source)
       return this.end('failed', error)
