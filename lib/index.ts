@@ -17,6 +17,7 @@ import '../types/fastify.ts'
 
 export { memoryBroker } from './brokers/memory.ts'
 export { createChannels } from './channel/channels.ts'
+export { transformObject } from './openapi.ts'
 export type { Broker, EventId, From, History, Page, PublishRequest, Stored, Tail } from './brokers/broker.ts'
 export type { Channel, ChannelItem, PublishedEvent } from './channel/channel.ts'
 export type { ChannelLog, ChannelStats, CreateChannelsOptions, StandaloneChannels } from './channel/channels.ts'
