@@ -1,0 +1,471 @@
+import './fixtures/guard.ts'
+import { Readable } from 'node:stream'
+import { TypeBoxValidatorCompiler } from '@fastify/type-provider-typebox'
+import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify'
+import { serializerCompiler, validatorCompiler } from 'fastify-type-provider-zod'
+import t, { type Test } from 'tap'
+import { Type } from 'typebox'
+import { z } from 'zod'
+import streaming, { createChannels, memoryBroker } from '../lib/index.ts'
+import { internalOf } from '../lib/internals.ts'
+import { soon } from './fixtures/samples.ts'
+import { serve, troubles, type ServeOptions, type TestServer } from './fixtures/server.ts'
+
+const headline = { type: 'object', required: ['text'], properties: { text: { type: 'string' }, seen: { type: 'integer' } } }
+const events = { headline, message: { type: 'string', minLength: 2 } }
+
+type Handler = (request: FastifyRequest, reply: any) => unknown
+
+/** An app whose `GET /typed` has these events. */
+async function typed (t: Test, schemas: object, handler: Handler, options: ServeOptions = {}): Promise<TestServer> {
+  return await serve(t, () => {}, options, app => { app.get('/typed', { schema: { events: schemas } }, handler) })
+}
+
+async function body (server: TestServer, path = '/typed'): Promise<string> {
+  return await (await fetch(server.url + path)).text()
+}
+
+async function failure (server: TestServer, path = '/typed'): Promise<{ statusCode: number, code: string, message: string }> {
+  return await (await fetch(server.url + path)).json() as never
+}
+
+/** What an app says that has a route with these events. */
+async function registered (schemas: unknown, options: object = {}): Promise<unknown> {
+  const app = Fastify()
+  await app.register(streaming)
+  try {
+    app.get('/typed', { schema: { events: schemas }, ...options }, () => {})
+    await app.ready()
+  } finally {
+    await app.close()
+  }
+  return undefined
+}
+
+t.test('the events of a route are sent with what their schemas name, and nothing else', async t => {
+  const server = await typed(t, events, (request, reply) => reply.sse([
+    'hello', { event: 'headline', id: 1, data: { text: 'a', password: 'hunter2' } }, { event: 'message', data: 'again' }, { data: 'once more' }
+  ]))
+  t.equal(await body(server), 'data: hello\n\nevent: headline\nid: 1\ndata: {"text":"a"}\n\nevent: message\ndata: again\n\ndata: once more\n\n')
+  t.match(await server.outcome(), { reason: 'completed', events: 4 })
+})
+
+t.test('an event that the route does not name is an error reply before the head, naming those it does', async t => {
+  const server = await typed(t, events, (request, reply) => reply.sse([{ event: 'headlines', data: {} }]))
+  t.match(await failure(server), { statusCode: 500, code: 'FST_STREAM_UNKNOWN_EVENT', message: "The event 'headlines' is not one of headline, message, the events of GET /typed" })
+})
+
+t.test('a text is refused where the route names no message', async t => {
+  const server = await typed(t, { headline }, (request, reply) => reply.sse(['hello']))
+  t.match(await failure(server), { code: 'FST_STREAM_UNKNOWN_EVENT', message: /^The event 'message' is not one of headline,/ })
+})
+
+t.test('data that does not fit is an error reply before the head, naming path and rule, and not the data', async t => {
+  for (const [data, rule] of [
+    [{ text: 5 }, 'data/text must be string'],
+    [{ text: 'a', seen: '5' }, 'data/seen must be integer'],
+    [{}, "data must have required property 'text'"],
+    ['{"text":"hunter2"}', 'data must be object'],
+    [Buffer.from('{}'), "data must have required property 'text'"]
+  ]) {
+    const server = await typed(t, events, (request, reply) => reply.sse([{ event: 'headline', data }]))
+    const { code, message } = await failure(server)
+    t.equal(code, 'FST_STREAM_INVALID_EVENT')
+    t.match(message, `An event must be as the schema of 'headline' has it: ${rule as string}, got`)
+    t.notMatch(message, 'hunter2')
+  }
+})
+
+t.test('data is not changed by being checked', async t => {
+  const data = Object.freeze({ text: 'a', more: 1 })
+  const schema = { ...headline, additionalProperties: true, properties: { ...headline.properties, seen: { type: 'integer', default: 7 } } }
+  const server = await typed(t, { headline: schema }, (request, reply) => reply.sse([{ event: 'headline', data }]))
+  t.match(await body(server), '"text":"a"')
+  t.strictSame(data, { text: 'a', more: 1 })
+})
+
+t.test('an event that does not fit after the head is a source that has thrown: not a byte of it is sent', async t => {
+  for (const [bad, code] of [[{ event: 'headline', data: { text: 1 } }, 'FST_STREAM_INVALID_EVENT'], [{ event: 'x', data: 'y' }, 'FST_STREAM_UNKNOWN_EVENT']] as const) {
+    const server = await typed(t, events, (request, reply) => reply.sse(async function * () {
+      yield * soon('first')
+      yield bad
+      yield 'never'
+    }))
+    t.equal(await body(server), 'data: first\n\nevent: error\ndata: {"code":"FST_STREAM_SOURCE_FAILED","message":"Internal Server Error"}\n\n')
+    t.match(await server.outcome(), { reason: 'failed', events: 1, error: { code } })
+  }
+})
+
+t.test('send() rejects what does not fit, logs it once, and the stream goes on', async t => {
+  const codes: unknown[] = []
+  const server = await typed(t, events, (request, reply) => reply.sse(async (stream: any) => {
+    stream.send({ event: 'headline', data: { text: 1 } })
+    await stream.send({ event: 'x' }).catch((error: { code: string }) => codes.push(error.code))
+    await stream.send({ event: 'headline', data: { text: 'good' } })
+  }))
+  t.equal(await body(server), 'event: headline\ndata: {"text":"good"}\n\n')
+  t.strictSame(codes, ['FST_STREAM_UNKNOWN_EVENT'])
+  t.strictSame(troubles(server), ['refused by the stream', 'refused by the stream'])
+  t.match(await server.outcome(), { reason: 'completed', events: 1 })
+})
+
+t.test('an open stream of a route with events takes only these', async t => {
+  const server = await typed(t, events, async (request, reply) => {
+    const stream = await reply.sse()
+    await stream.send({ event: 'headline', data: {} }).catch(() => {})
+    await stream.send({ event: 'headline', data: { text: 'good' } })
+    stream.close()
+  })
+  t.equal(await body(server), 'event: headline\ndata: {"text":"good"}\n\n')
+})
+
+t.test('comments, retry times and ids alone are sent, as they have no data', async t => {
+  const server = await typed(t, { headline }, (request, reply) => reply.sse([{ comment: 'c' }, { retry: 5 }, { id: 'checkpoint' }]))
+  t.equal(await body(server), ': c\nretry: 5\nid: checkpoint\n\n')
+})
+
+t.test('an event without data is one with an empty text, which has to fit', async t => {
+  const schemas = { done: { type: 'string', maxLength: 0 }, any: {}, headline }
+  const server = await serve(t, () => {}, {}, app => {
+    for (const event of Object.keys(schemas)) app.get(`/${event}`, { schema: { events: schemas } }, (request, reply) => reply.sse([{ event }] as never))
+  })
+  t.equal(await body(server, '/done'), 'event: done\ndata: \n\n')
+  t.equal(await body(server, '/any'), 'event: any\ndata: \n\n')
+  t.match(await failure(server, '/headline'), { code: 'FST_STREAM_INVALID_EVENT', message: /data must be object/ })
+})
+
+t.test('a text is sent as it is, and everything else as JSON', async t => {
+  const server = await typed(t, { any: {}, choice: { enum: ['a "quoted" one', null, 1] } }, (request, reply) => reply.sse([
+    { event: 'any', data: 'two\nlines' }, { event: 'any', data: ['"'] }, { event: 'choice', data: 'a "quoted" one' }, { event: 'choice', data: null }
+  ]))
+  t.equal(await body(server), 'event: any\ndata: two\ndata: lines\n\nevent: any\ndata: ["\\""]\n\nevent: choice\ndata: a "quoted" one\n\nevent: choice\ndata: null\n\n')
+})
+
+t.test('items of Node and web streams are checked as others', async t => {
+  const server = await serve(t, () => {}, {}, app => {
+    const schema = { events }
+    app.get('/node', { schema }, (request, reply) => reply.sse(Readable.from([{ event: 'headline', data: { text: 'a', more: 1 } }])))
+    app.get('/bytes', { schema }, (request, reply) => reply.sse(Readable.from([Buffer.from('bytes')], { objectMode: false }) as never))
+    app.get('/web', { schema }, (request, reply) => reply.sse(ReadableStream.from([{ event: 'x', data: 1 }]) as never))
+  })
+  t.equal(await body(server, '/node'), 'event: headline\ndata: {"text":"a"}\n\n')
+  t.equal(await body(server, '/bytes'), 'data: bytes\n\n')
+  t.match(await failure(server, '/web'), { code: 'FST_STREAM_UNKNOWN_EVENT' })
+})
+
+t.test('a Response is refused before the head, as nothing would check its events, and its body is let go', async t => {
+  let cancelled = false
+  const upstream = new ReadableStream({ cancel () { cancelled = true } })
+  const server = await typed(t, events, (request, reply) => reply.sse(() => new Response(upstream, { headers: { 'content-type': 'text/event-stream' } })))
+  t.match(await failure(server), { statusCode: 500, code: 'FST_STREAM_INVALID_SOURCE', message: /passed on as it is/ })
+  t.ok(cancelled)
+})
+
+t.test('HEAD of a route with events has the head, and no events', async t => {
+  const server = await typed(t, events, (request, reply) => reply.sse([{ event: 'x' }], { validate: false }))
+  const { status, headers } = await fetch(`${server.url}/typed`, { method: 'HEAD' })
+  t.equal(status, 200)
+  t.equal(headers.get('content-type'), 'text/event-stream')
+})
+
+t.test('the event of onError is not checked', async t => {
+  const server = await typed(t, events, (request, reply) => reply.sse(async function * () {
+    yield * soon('first')
+    throw new Error('lost')
+  }, { onError: () => ({ event: 'lost', data: { a: 1 } }) }))
+  t.equal(await body(server), 'data: first\n\nevent: lost\ndata: {"a":1}\n\n')
+})
+
+// Options
+
+t.test('validate: false leaves data to the serializer, and refuses unknown events all the same', async t => {
+  const handler: Handler = (request, reply) => reply.sse([{ event: (request.query as { event?: string }).event ?? 'headline', data: { text: 5, more: 1 } }])
+  const server = await typed(t, events, handler, { streaming: { validate: false } })
+  t.equal(await body(server), 'event: headline\ndata: {"text":"5"}\n\n')
+  t.match(await failure(server, '/typed?event=x'), { code: 'FST_STREAM_UNKNOWN_EVENT' })
+})
+
+t.test('validate of a call goes before that of the plugin', async t => {
+  const handler = (validate: boolean): Handler => (request, reply) => reply.sse([{ event: 'headline', data: { text: 5 } }], { validate })
+  t.equal(await body(await typed(t, events, handler(false))), 'event: headline\ndata: {"text":"5"}\n\n')
+  t.match(await failure(await typed(t, events, handler(true), { streaming: { validate: false } })), { code: 'FST_STREAM_INVALID_EVENT' })
+})
+
+t.test('data that a serializer cannot take is refused without validate, too, and the value is not told', async t => {
+  const server = await typed(t, events, (request, reply) => reply.sse([{ event: 'headline', data: { text: 'a', seen: 'hunter2' } }], { validate: false }))
+  const { code, message } = await failure(server)
+  t.equal(code, 'FST_STREAM_INVALID_EVENT')
+  t.equal(message, "An event must be as the schema of 'headline' has it, got '[object Object]'")
+})
+
+t.test('validate is refused in a route without events, and serialize in one that has them', async t => {
+  const server = await serve(t, (request, reply) => reply.sse([], { validate: true }), {}, app => {
+    app.get('/typed', { schema: { events } }, (request, reply) => reply.sse([], { serialize: String }))
+  })
+  t.match(await failure(server, '/'), { code: 'FST_STREAM_INVALID_OPTION', message: /'validate' must be absent/ })
+  t.match(await failure(server), { code: 'FST_STREAM_INVALID_OPTION', message: /'serialize' must be absent/ })
+})
+
+t.test('serialize of the plugin does not apply to routes with events', async t => {
+  const handler: Handler = (request, reply) => reply.sse([{ event: 'headline', data: { text: 'a' } }])
+  t.equal(await body(await typed(t, events, handler, { streaming: { serialize: () => 'mine' } })), 'event: headline\ndata: {"text":"a"}\n\n')
+})
+
+// Schemas
+
+t.test('a bad schema fails where the route is declared, naming route and event', async t => {
+  const app = Fastify()
+  await app.register(streaming)
+  t.throws(() => app.get('/typed', { schema: { events: { headline: { type: 'objekt' } } } }, () => {}), {
+    code: 'FST_STREAM_INVALID_SCHEMA', message: /^The schema of the event 'headline' of GET \/typed cannot be used: /
+  })
+})
+
+t.test('what cannot be events is refused where the route is declared', async t => {
+  for (const [schemas, why] of [
+    [[], /an object with a schema for each name, not \[object Array\]/],
+    ['headline', /an object with a schema for each name, not a string/],
+    [{}, /at least one event/],
+    [{ '': headline }, /one line of well-formed text/],
+    [{ 'a\nb': headline }, /one line of well-formed text/],
+    [{ '\ud83d': headline }, /one line of well-formed text/],
+    [{ headline: 'object' }, /a schema, not a string/],
+    [{ headline: null }, /a schema, not null/]
+  ]) {
+    await t.rejects(registered(schemas), { code: 'FST_STREAM_INVALID_SCHEMA', message: why as RegExp })
+  }
+})
+
+t.test('a schema may refer to one that is added later, and fails at ready if none is', async t => {
+  await t.rejects(registered({ headline: { $ref: 'headline#' } }), { code: 'FST_STREAM_INVALID_SCHEMA', message: /'headline' of GET \/typed/ })
+  const server = await serve(t, () => {}, {}, app => {
+    app.get('/typed', { schema: { events: { headline: { $ref: 'headline#' } } } }, (request, reply) => reply.sse([{ event: 'headline', data: { text: 'a', more: 1 } }]))
+    app.addSchema({ $id: 'headline', ...headline })
+  })
+  t.equal(await body(server), 'event: headline\ndata: {"text":"a"}\n\n')
+})
+
+t.test('true and false are schemas', async t => {
+  const server = await typed(t, { message: true, never: false }, (request, reply) => reply.sse([{ data: [1] }]))
+  t.equal(await body(server), 'data: [1]\n\n')
+})
+
+t.test('formats and keywords are those of the options of the app', async t => {
+  const ajv = { customOptions: { formats: { shout: /^[A-Z]+$/ } } }
+  const server = await typed(t, { message: { type: 'string', format: 'shout' } }, (request, reply) => reply.sse([(request.query as { say: string }).say]), { fastify: { ajv } })
+  t.equal(await body(server, '/typed?say=WHAT'), 'data: WHAT\n\n')
+  t.match(await failure(server, '/typed?say=what'), { message: /data must match format/ })
+})
+
+t.test('one schema object may be of many routes and methods', async t => {
+  const schema = { events }
+  const server = await serve(t, () => {}, {}, app => {
+    app.route({ method: ['GET', 'POST'], url: '/a', schema, handler: (request, reply) => reply.sse(['from a']) })
+    app.register(async app => { app.get('/', { schema }, (request, reply) => reply.sse(['from b'])) }, { prefix: '/b' })
+  })
+  for (const path of ['/a', '/b', '/b/']) t.match(await body(server, path), `data: from ${path[1]}\n\n`)
+})
+
+// Routes that were declared before the plugin was loaded
+
+t.test('a route that was declared before the plugin was loaded is compiled at ready', async t => {
+  const app = Fastify()
+  t.teardown(async () => await app.close())
+  app.get('/before', { schema: { events } }, (request, reply) => reply.sse([{ event: 'headline', data: { text: 'a', more: 1 } }]))
+  app.register(streaming)
+  app.get('/typed', { schema: { events } }, (request, reply) => reply.sse([{ event: 'headline', data: { text: 1 } }] as never))
+  const url = await app.listen({ host: '127.0.0.1', port: 0 })
+  t.equal(await (await fetch(`${url}/before`)).text(), 'event: headline\ndata: {"text":"a"}\n\n')
+  t.equal((await fetch(`${url}/typed`)).status, 500)
+})
+
+t.test('a bad schema of such a route fails at ready, naming it', async t => {
+  const app = Fastify()
+  app.register(streaming)
+  app.get('/typed', { schema: { events: { headline: { type: 'objekt' } } } }, () => {})
+  await t.rejects(async () => await app.ready(), { code: 'FST_STREAM_INVALID_SCHEMA', message: /'headline' of GET \/typed/ })
+})
+
+t.test('a route of another context, which has no reply.sse(), may have events of its own', async t => {
+  const app = Fastify()
+  app.get('/typed', { schema: { events: { headline: 'what I call events' } } as never }, async () => 'fine')
+  app.register(async app => { await app.register(streaming) })
+  t.equal((await app.inject('/typed')).body, 'fine')
+})
+
+t.test('such a route refuses to stream where Fastify does not tell of it', async t => {
+  const app = Fastify()
+  const key = Object.getOwnPropertySymbols(app).find(({ description }) => description === 'fastify.404') as symbol
+  app.get('/typed', { schema: { events } }, (request, reply) => reply.sse(['hello']))
+  const own = (app as any)[key]
+  Object.defineProperty(app, key, { value: undefined, configurable: true })
+  await app.register(streaming)
+  Object.defineProperty(app, key, { value: own })
+  t.equal(internalOf(app, 'no such thing'), undefined)
+  t.match((await app.inject('/typed')).json(), { code: 'FST_STREAM_INVALID_SCHEMA', message: /GET \/typed.*declared before the plugin was loaded/ })
+})
+
+// Compilers
+
+t.test('Zod checks and serializes the events of its context, and only these', async t => {
+  const zod = { headline: z.object({ text: z.string(), at: z.date().optional() }), message: z.string() }
+  const server = await serve(t, () => {}, {}, app => {
+    app.register(async app => {
+      app.setValidatorCompiler(validatorCompiler)
+      app.setSerializerCompiler(serializerCompiler)
+      app.get('/good', { schema: { events: zod } }, (request, reply) => reply.sse(['hello', { event: 'headline', data: { text: 'a', at: new Date(0), more: 1 } }] as never))
+      app.get('/bad', { schema: { events: zod } }, (request, reply) => reply.sse([{ event: 'headline', data: { text: 1 } }] as never))
+      app.get('/unchecked', { schema: { events: zod } }, (request, reply) => reply.sse([{ event: 'headline', data: { text: 1 } }] as never, { validate: false }))
+    })
+    app.get('/json', { schema: { events } }, (request, reply) => reply.sse([{ event: 'headline', data: { text: 1 } }]))
+  })
+  t.equal(await body(server, '/good'), 'data: hello\n\nevent: headline\ndata: {"text":"a","at":"1970-01-01T00:00:00.000Z"}\n\n')
+  for (const path of ['/bad', '/unchecked']) {
+    t.match(await failure(server, path), { code: 'FST_STREAM_INVALID_EVENT', message: /'headline' has it: data\/text Invalid input: expected string, received number, got/ })
+  }
+  t.match(await failure(server, '/json'), { message: /data\/text must be string/ })
+})
+
+t.test('Zod schemas without its compilers fail at ready', async t => {
+  await t.rejects(registered({ message: z.string() }), { code: 'FST_STREAM_INVALID_SCHEMA' })
+})
+
+t.test('TypeBox is checked by Ajv, or by its own compiler', async t => {
+  const schemas = { headline: Type.Object({ text: Type.String() }) }
+  const handler: Handler = (request, reply) => reply.sse([{ event: 'headline', data: { text: 1 } }])
+  t.match(await failure(await typed(t, schemas, handler)), { message: /data\/text must be string/ })
+  const server = await typed(t, schemas, handler, { before: app => app.setValidatorCompiler(TypeBoxValidatorCompiler) })
+  t.match(await failure(server), { code: 'FST_STREAM_INVALID_EVENT', message: /data\/text must be string/ })
+})
+
+t.test('compilers of the route itself go before those of the app', async t => {
+  const server = await serve(t, () => {}, {}, app => {
+    app.route({
+      method: 'GET',
+      url: '/typed',
+      schema: { events: { message: {} } },
+      validatorCompiler: () => data => ({ value: data }),
+      serializerCompiler: () => data => `<${data as string}>`,
+      handler: (request, reply) => reply.sse(['mine'])
+    })
+  })
+  t.equal(await body(server), 'data: <mine>\n\n')
+})
+
+t.test('what a compiler of one\'s own says of data is told, in whatever form', async t => {
+  const validators: Array<[(data: unknown) => unknown, string]> = [
+    [() => ({ error: Object.assign(new Error('bad'), { details: [{ path: ['a', 0], message: 'must be small' }] }) }), ': data/a/0 must be small'],
+    [() => ({ error: [{ instancePath: '/', message: 'must be small' }] }), ': data must be small'],
+    [() => ({ error: [{}] }), ': data does not fit'],
+    [() => ({ error: new Error('hunter2') }), ''],
+    [() => { throw new Error('hunter2') }, ''],
+    [() => false, '']
+  ]
+  for (const [validator, rule] of validators) {
+    const server = await serve(t, () => {}, {}, app => {
+      app.get('/typed', { schema: { events: { message: {} } }, validatorCompiler: () => validator as never }, (request, reply) => reply.sse(['x']))
+    })
+    t.match(await failure(server), { code: 'FST_STREAM_INVALID_EVENT', message: `An event must be as the schema of 'message' has it${rule}, got 'a string'` })
+  }
+})
+
+t.test('a validator that answers later, or a serializer that gives no text, is refused', async t => {
+  const server = await serve(t, () => {}, {}, app => {
+    const schema = { events: { message: {} } }
+    const handler: Handler = (request, reply) => reply.sse(['x'])
+    app.get('/later', { schema, validatorCompiler: () => (async () => { throw new Error('later') }) as never }, handler)
+    app.get('/nothing', { schema, serializerCompiler: () => (() => undefined) as never }, handler)
+  })
+  t.match(await failure(server, '/later'), { code: 'FST_STREAM_INVALID_EVENT', message: /gives a promise/ })
+  t.match(await failure(server, '/nothing'), { code: 'FST_STREAM_INVALID_EVENT', message: /serializes to a string, not to undefined/ })
+})
+
+// Channels
+
+async function withChannel (t: Test, setup?: (app: FastifyInstance) => unknown, options: ServeOptions = {}): Promise<TestServer> {
+  return await serve(t, () => {}, options, setup)
+}
+
+t.test('a channel with events refuses others when they are published, and keeps what the schemas name', async t => {
+  const { app } = await withChannel(t)
+  const news = app.streaming.channel('news', { events }) as any
+  await t.rejects(news.publish({ event: 'x', data: 1 }), { code: 'FST_STREAM_UNKNOWN_EVENT', message: "The event 'x' is not one of headline, message, the events of the channel 'news'" })
+  await t.rejects(news.publish({ event: 'headline', data: { text: 1 } }), { code: 'FST_STREAM_INVALID_EVENT', message: /data\/text must be string/ })
+  const items = news.subscribe({ replay: 'all' })
+  await news.publish({ event: 'headline', data: { text: 'a', more: 1 } })
+  await news.publish('hello')
+  t.match((await items.next()).value, { type: 'position' })
+  t.match((await items.next()).value, { event: 'headline', data: '{"text":"a"}' })
+  t.match((await items.next()).value, { event: 'message', data: 'hello' })
+  await items.return()
+})
+
+t.test('validate of a channel is its own, or that of the plugin', async t => {
+  const { app } = await withChannel(t, undefined, { streaming: { validate: false } })
+  const bad = { event: 'headline', data: { text: 1 } } as never
+  await t.resolves(app.streaming.channel('a', { events }).publish(bad))
+  await t.rejects(app.streaming.channel('b', { events, validate: true }).publish(bad), { code: 'FST_STREAM_INVALID_EVENT' })
+})
+
+t.test('a bad schema of a channel fails where it is named', async t => {
+  const { app } = await withChannel(t)
+  t.throws(() => app.streaming.channel('news', { events: { headline: { type: 'objekt' } } }), { code: 'FST_STREAM_INVALID_SCHEMA', message: /'headline' of the channel 'news'/ })
+  t.throws(() => app.streaming.channel('news', { events: {} }), { code: 'FST_STREAM_INVALID_SCHEMA' })
+  t.throws(() => app.streaming.channel('news', { events: { gap: headline } }), { code: 'FST_STREAM_INVALID_OPTION', message: /'events' must be without gap and position/ })
+  t.throws(() => app.streaming.channel('news', { validate: true }), { code: 'FST_STREAM_INVALID_OPTION', message: /'validate' must be absent/ })
+})
+
+t.test('the events of a channel are those it was first named with', async t => {
+  const { app } = await withChannel(t)
+  const news = app.streaming.channel('news', { events, validate: false })
+  t.equal(app.streaming.channel('news'), news)
+  t.equal(app.streaming.channel('news', { events: { ...events } }), news)
+  for (const options of [{ events: { headline } }, { events: { ...events, message: {} } }, { events, validate: true }]) {
+    t.throws(() => app.streaming.channel('news', options), { code: 'FST_STREAM_INVALID_OPTION' })
+  }
+  const any = app.streaming.channel('any')
+  t.throws(() => app.streaming.channel('any', { events }), { code: 'FST_STREAM_INVALID_OPTION' })
+  t.equal(app.streaming.channel('any'), any)
+})
+
+t.test('a channel is compiled by the compilers of the context that names it', async t => {
+  await withChannel(t, app => {
+    app.register(async app => {
+      app.setValidatorCompiler(validatorCompiler)
+      app.setSerializerCompiler(serializerCompiler)
+      t.equal(app.streaming, app.streaming)
+      await t.rejects(app.streaming.channel('zod', { events: { message: z.email() } }).publish('no address' as never), { code: 'FST_STREAM_INVALID_EVENT', message: /data Invalid email address/ })
+    })
+  })
+})
+
+t.test('a channel is a source of a route that names all its events, and no other is', async t => {
+  const server = await withChannel(t, app => {
+    const news = app.streaming.channel('news', { events: { headline } })
+    const more = app.streaming.channel('more', { events: { headline, other: {} } })
+    const any = app.streaming.channel('any')
+    const sources: Record<string, unknown> = { good: news, more, any, some: [news, any] }
+    for (const [name, source] of Object.entries(sources)) {
+      app.get(`/${name}`, { schema: { events } }, (request, reply) => reply.sse(source as never, { replay: 'all' }))
+    }
+    app.post('/publish', async () => await news.publish({ event: 'headline', data: { text: 'a', more: 1 } } as never))
+  })
+  await fetch(`${server.url}/publish`, { method: 'POST' })
+  const { body: stream } = await fetch(`${server.url}/good`)
+  const reader = (stream as ReadableStream).pipeThrough(new TextDecoderStream() as never).getReader()
+  let received = ''
+  while (!received.includes('event: headline\ndata: {"text":"a"}\n\n')) received += (await reader.read()).value
+  await reader.cancel()
+  for (const path of ['/more', '/any', '/some']) {
+    t.match(await failure(server, path), { statusCode: 500, code: 'FST_STREAM_INVALID_SOURCE', message: /a channel that names its events, all of them among those of the route \(headline, message\)/ })
+  }
+})
+
+t.test('channels without an app have nothing to compile events with', async t => {
+  const broker = memoryBroker()
+  const channels = createChannels({ broker })
+  t.throws(() => channels.channel('news', { events }), { code: 'FST_STREAM_INVALID_OPTION', message: /'events' must be absent/ })
+  t.throws(() => channels.channel('news', { events: { message: {} } }), { code: 'FST_STREAM_INVALID_OPTION' })
+  await channels.close()
+  await broker.close()
+})
