@@ -3,7 +3,7 @@
  * https://html.spec.whatwg.org/multipage/server-sent-events.html
  */
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import type { Channel } from '../channel/channel.ts'
+import type { Channel, ChannelItem } from '../channel/channel.ts'
 import { FST_STREAM_INVALID_OPTION, FST_STREAM_INVALID_SOURCE, kindOf, shown } from '../errors.ts'
 import { eventStreamCallRules, isPlainObject, readOptionNames, pickRetry, resolveCallOptions, type EventStreamOptions, type ResolvedOptions } from '../options.ts'
 import { encodeEvent, END_ID, isComment, retryLine, type EventItem, type TypedEvents } from './encode.ts'
@@ -50,7 +50,13 @@ export interface EventStream<Events extends object = Record<string, unknown>> {
 /** What `reply.sse()` reads from. Where events are typed, its items are of `Events`, and a `Response` cannot be checked. */
 export type EventSource<Events extends object = Record<string, unknown>> = string extends keyof Events
   ? AnySource<unknown> | NodeJS.ReadableStream | Response | Channel<any> | Array<Channel<any>>
-  : AnySource<EventItem<Events>> | Channel<Events> | Array<Channel<Events>>
+  : AnySource<EventItem<Events>> | ChannelOf<Events> | Array<ChannelOf<Events>>
+
+/** A channel whose events are all among those of `Events`. */
+interface ChannelOf<Events extends object> {
+  readonly size: number
+  subscribe (): AsyncIterableIterator<ChannelItem<Events>>
+}
 
 type AnySource<Item> =
   | AsyncIterable<Item>
