@@ -14,7 +14,15 @@ const modules = path.resolve(createRequire(import.meta.url).resolve('fastify/pac
 
 export default async function command (app, { pace = 25 }) {
   // #region
-  app.get('/command/output', (request, reply) =>
+  const object = properties =>
+    ({ type: 'object', required: Object.keys(properties), properties })
+  const events = {
+    start: object({ pid: { type: 'integer' } }),
+    message: { type: 'string', description: 'A line of the output' },
+    exit: object({ code: { type: 'integer' } })
+  }
+
+  app.get('/command/output', { schema: { events } }, (request, reply) =>
     reply.sse((stream, signal) => run(signal), { reconnect: false }))
 
   async function * run (signal) {

@@ -7,18 +7,25 @@ import { createRequire } from 'node:module'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import fastifyStatic from '@fastify/static'
+import swagger from '@fastify/swagger'
+import swaggerUi from '@fastify/swagger-ui'
 import Fastify from 'fastify'
-import streaming from 'fastify-streaming'
+import streaming, { transformObject } from 'fastify-streaming'
 import { demoPage, indexPage } from './page.js'
 
 const here = fileURLToPath(new URL('.', import.meta.url))
 const uplot = path.dirname(createRequire(import.meta.url).resolve('uplot'))
+
+const openapi = { openapi: '3.2.0', info: { title: 'Demos of fastify-streaming', version: '1.0.0' } }
+// Pages are no API.
+const schema = { hide: true }
 
 /** Builds the app with the given demos (`{ name: plugin }`). It does not listen. `plugin` are the options of the plugin, `options[name]` those of a demo. */
 export async function buildApp (demos, { logger = false, plugin = {}, ...options } = {}) {
   // #region
   const app = Fastify({ logger })
   await app.register(streaming, plugin)
+  await app.register(swagger, { openapi, transformObject })
   for (const [name, demo] of Object.entries(demos)) {
     await app.register(demo, options[name] ?? {})
   }
@@ -61,12 +68,12 @@ async function pages (app, { names }) {
     .header('content-security-policy', "default-src 'self'; img-src 'self' data:")
     .send(page)
 
-  app.get('/', async (request, reply) => names.length === 1
+  app.get('/', { schema }, async (request, reply) => names.length === 1
     ? reply.redirect(`/${names[0]}`)
     : html(reply, indexPage(names, await readFile(path.join(here, 'app.js'), 'utf8'))))
 
   for (const name of names) {
-    app.get(`/${name}`, async (request, reply) => {
+    app.get(`/${name}`, { schema }, async (request, reply) => {
       const files = [path.join(here, 'pages', `${name}.html`), path.join(here, '..', `${name}.js`), path.join(here, 'public', `${name}.js`)]
       const [body, server, browser] = await Promise.all(files.map(file => readFile(file, 'utf8')))
       return html(reply, demoPage(names, name, { body, server, browser }))
@@ -77,5 +84,8 @@ async function pages (app, { names }) {
   await app.register(async assets => {
     await assets.register(fastifyStatic, { root: path.join(here, 'public'), prefix: '/assets/' })
     await assets.register(fastifyStatic, { root: uplot, prefix: '/assets/uplot/', decorateReply: false })
+  }, { logLevel: 'silent' })
+  await app.register(async docs => {
+    await docs.register(swaggerUi, { routePrefix: '/documentation' })
   }, { logLevel: 'silent' })
 }

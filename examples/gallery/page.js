@@ -57,6 +57,7 @@ export function indexPage (names, server) {
       <h2 id="code-title">How they start</h2>
       ${listing('examples/gallery/app.js', server)}
       <p>Each demo also runs alone, for example <code>node examples/chat.js</code>.</p>
+      <p>The <a href="/documentation">documentation</a> of their routes is made from their schemas. That of <code>/command/output</code> has its events.</p>
     </section>
   </div>
   <script type="module" src="/assets/index.js"></script>`)

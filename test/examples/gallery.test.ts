@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readdirSync, readFileSync } from 'node:fs'
 import path from 'node:path'
+import { Validator } from '@seriousme/openapi-schema-validator'
 import t from 'tap'
 import { demos, examples, startGallery } from '../fixtures/gallery.ts'
 
@@ -27,6 +28,19 @@ t.test('the index lists every demo', async t => {
   t.equal(statusCode, 200)
   t.equal(headers['content-type'], 'text/html; charset=utf-8')
   for (const name of demos) t.ok(body.includes(`<a href="/${name}"><strong>`), name)
+})
+
+t.test('the index leads to the documentation of the routes, which has the events of the command and is valid', async t => {
+  const { app } = await startGallery(t)
+  t.match((await app.inject('/')).body, '<a href="/documentation">')
+  const page = await app.inject('/documentation')
+  t.equal(page.statusCode, 200)
+  for (const [, url] of page.body.matchAll(/(?:href|src)="([^"]+)"/g)) t.equal((await app.inject(url)).statusCode, 200, url)
+  const document = (await app.inject('/documentation/json')).json()
+  t.match(await new Validator().validate(structuredClone(document)), { valid: true })
+  t.notOk('/chat' in document.paths)
+  const { itemSchema } = document.paths['/command/output'].get.responses[200].content['text/event-stream']
+  t.same(itemSchema.oneOf.map(({ properties }: any) => properties.event.enum[0]), ['start', 'message', 'exit', 'position', 'gap', 'error', 'end'])
 })
 
 for (const name of demos) {
