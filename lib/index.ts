@@ -1,5 +1,5 @@
 /**
- * The plugin: options, decorations, and the only place that speaks to a Fastify instance.
+ * The plugin: options and decorations. With typed-routes.ts, the only place that speaks to a Fastify instance.
  */
 import type { FastifyError, FastifyInstance, FastifyReply } from 'fastify'
 import fp from 'fastify-plugin'

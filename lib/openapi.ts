@@ -124,7 +124,7 @@ function localPointer (ref: string, id: unknown): string | undefined {
 
 function lookUp (root: unknown, pointer: string): unknown {
   const keys = pointer.split('/').slice(1).map(key => decodeURIComponent(key).replaceAll('~1', '/').replaceAll('~0', '~'))
-  return keys.reduce((node, key) => Object(node)[key], root) ?? {}
+  return keys.reduce((node, key) => Object(node)[key], root)
 }
 
 /**
@@ -137,7 +137,7 @@ export function transformObject<Document extends object> (document: { openapiObj
   const { openapi = '', paths = {} } = openapiObject as { openapi?: string, paths?: Record<string, Json> }
   if (/^3\.[01]\./.test(openapi)) return openapiObject
   for (const operation of Object.values(paths).flatMap(path => Object.values(path)) as Json[]) {
-    for (const response of Object.values(operation.responses ?? {}) as Array<{ content?: Record<string, Json> }>) {
+    for (const response of Object.values(Object(operation.responses) as object) as Array<{ content?: Record<string, Json> }>) {
       const media = response.content?.[mediaType] as { schema?: { items?: { oneOf?: Json[] } }, itemSchema?: Json } | undefined
       const entries = media?.schema?.items?.oneOf
       if (media === undefined || entries === undefined) continue
@@ -153,7 +153,7 @@ function asText (entry: Json, document: object): Json {
 }
 
 function dataAsText (data: Json, document: object): Json {
-  const { type } = typeof data.$ref === 'string' ? lookUp(document, data.$ref.slice(1)) as Json : data
+  const { type } = typeof data.$ref === 'string' ? Object(lookUp(document, data.$ref.slice(1))) as Json : data
   const types = ([] as unknown[]).concat(type)
   if (type === 'string') return data
   // Text and JSON cannot be told apart.

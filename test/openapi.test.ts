@@ -82,7 +82,8 @@ t.test('transformObject leaves 3.0, 3.1 and Swagger 2.0 as they are', async t =>
   }
   const swaggerObject = { swagger: '2.0' }
   t.equal(transformObject({ swaggerObject }), swaggerObject)
-  t.strictSame(transformObject({ openapiObject: { info: {} } }), { info: {} })
+  const bare = { openapi: '3.2.0', paths: { '/': { summary: 'No operation', get: {} } } }
+  for (const openapiObject of [{ info: {} }, bare]) t.strictSame(transformObject({ openapiObject }), structuredClone(openapiObject))
 })
 
 t.test('data that may be text or JSON is text in an itemSchema', async t => {

@@ -147,6 +147,6 @@ export class Channels implements ChannelHost {
   }
 }
 
-function refuseEvents (name: string, { events = {} }: ChannelOptions): never {
-  throw new FST_STREAM_INVALID_OPTION('events', 'absent: without an app there is nothing to compile schemas with', Object.keys(events).join(', '))
+function refuseEvents (name: string, { events }: ChannelOptions): never {
+  throw new FST_STREAM_INVALID_OPTION('events', 'absent: without an app there is nothing to compile schemas with', Object.keys(events as object).join(', '))
 }
