@@ -356,6 +356,23 @@ t.test('the log line', async t => {
     t.equal(logs.filter(({ msg }) => msg === 'stream closed').length, 1)
   })
 
+  t.test('is silenced by disableRequestLogging, also where Fastify has no log controller to ask', async t => {
+    const of = (app: object) => Object.getOwnPropertySymbols(app).find(({ description }) => description === 'fastify.logController') ?? Symbol('none')
+    for (const disableRequestLogging of [true, (request: FastifyRequest) => request.method === 'GET']) {
+      let own: unknown
+      const { port, outcome, logs } = await serve(t, (request, reply) => reply.sse(['one']), {
+        before: app => {
+          own = (app as any)[of(app)]
+          Object.defineProperty(app, of(app), { value: undefined, writable: true, configurable: true })
+          Object.defineProperty(app, 'initialConfig', { value: { ...app.initialConfig, disableRequestLogging } })
+        }
+      }, app => { (app as any)[of(app)] = own })
+      await fetchRaw(t, port)
+      await outcome()
+      t.notOk(logs.some(({ msg }) => msg === 'stream closed'))
+    }
+  })
+
   t.test('is silenced by disableRequestLogging, unless it is a warning', async t => {
     const { port, outcome, logs, logged } = await serve(t, (request, reply) => reply.sse(query(request).fails ? failing(new Error('broken')) : ['one']), {
       fastify: { disableRequestLogging: true }
