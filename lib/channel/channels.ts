@@ -53,7 +53,12 @@ export interface StandaloneChannels {
  */
 export function createChannels (options: CreateChannelsOptions): StandaloneChannels {
   const { broker, serialize, logger = console } = resolveCreateChannelsOptions(options)
-  return new Channels(broker, serialize, logger) as unknown as StandaloneChannels
+  const channels = new Channels(broker, serialize, logger)
+  return {
+    channel: (name: string, options?: ChannelOptions) => channels.channel(name, options) as never,
+    stats: () => channels.stats(),
+    close: async () => { await channels.close() }
+  }
 }
 
 export class Channels implements ChannelHost {

@@ -146,6 +146,34 @@ t.test('histories', { skip }, async t => {
     t.equal(await broker.publish('a', '1', { dedupe: 'k' }), second)
   })
 
+  t.test('a key is known for as long as its event is retained, also when that becomes longer', async t => {
+    const { broker } = await open(t)
+    const first = await broker.publish('a', '1', { dedupe: 'k', history: history({ age: 200 }) })
+    const longer = { dedupe: 'k', history: history({ age: 300_000 }) }
+    t.equal(await broker.publish('a', '1', longer), first)
+    const start = Date.now()
+    while (Date.now() < start + 250) await turn()
+    t.equal(await broker.publish('a', '1', longer), first)
+  })
+
+  t.test('a log that has lost its hash keeps its events until it is published to', async t => {
+    const { broker, client } = await open(t)
+    const large = history({ events: 1000 })
+    await Promise.all(Array.from({ length: 600 }, (_, i) => broker.publish('a', String(i), { history: large })))
+    await client.command('DEL', `${base()}:m`)
+    for (let i = 0; i < 3; i++) t.equal((await retained(broker)).length, 600)
+    await broker.publish('a', '600', { history: large })
+    t.equal((await retained(broker)).length, 601)
+  })
+
+  t.test('a log that has lost its hash and its events begins anew, although the clock has stepped back', async t => {
+    const { broker, client } = await open(t)
+    await client.command('XADD', `${base()}:s`, '9999999999999-5', 'p', 'x', 'x', '1'.repeat(17), 'd', '2')
+    await client.command('XTRIM', `${base()}:s`, 'MAXLEN', '0')
+    const id = await broker.publish('a', '1')
+    t.match(await broker.read('a', 'earliest', 10), { events: [{ id, data: '1' }] })
+  })
+
   t.test('a page has at most `pageSize` events, and ends after 1 MiB', async t => {
     const { broker } = await open(t, { pageSize: 120 })
     const large = history({ events: 10_000, bytes: 1e9 })
@@ -299,6 +327,16 @@ t.test('the connection that listens', { skip }, async t => {
     })
   }
 
+  t.test('one that was given is told to forget what was followed when the broker is closed', async t => {
+    const subscriber = await connect()
+    t.teardown(() => subscriber.close())
+    const { broker, client } = await open(t, { subscriber: subscriber.client })
+    for (const channel of ['a', 'b']) await broker.tail(channel, tailOf(() => {}))
+    await broker.close()
+    while ((await client.command('PUBSUB', 'CHANNELS') as string[]).length > 0) await turn()
+    t.equal(await listening(client), 0)
+  })
+
   t.test('one that was given is not asked for anything when the broker is closed at once', async t => {
     const subscriber = await connect()
     t.teardown(() => subscriber.close())
@@ -323,6 +361,51 @@ t.test('the connection that listens', { skip }, async t => {
       t.equal(await told.promise, String(i))
       await end()
     }
+  })
+
+  for (const name of [...newestClients, 'redis 4']) {
+    t.test(`a connection that was lost is asked for what is followed then, and for nothing else (${name})`, async t => {
+      const { broker, client } = await open(t, {}, { name, probeTimes: [20, 30] })
+      const untails = []
+      for (const channel of ['a', 'b', 'c']) untails.push(await broker.tail(channel, tailOf(() => {})))
+      const id = async () => /^id=(\d+)/.exec(String(await client.command('CLIENT', 'LIST', 'TYPE', 'pubsub')))?.[1]
+      const first = await id()
+      await client.command('CLIENT', 'KILL', 'TYPE', 'pubsub')
+      for (const untail of untails.slice(1)) await untail()
+      const topics = async () => (await client.command('PUBSUB', 'CHANNELS') as string[]).map(topic => topic.replace(/[0-9a-f]{16}$/, '')).sort().join()
+      while (await topics() !== `fastify-streaming:own:,${base('a')}`) await turn()
+      const second = await id()
+      t.not(second, first)
+      const numbers = async () => Number(/cmdstat_publish:calls=(\d+)/.exec(String(await client.command('INFO', 'commandstats')))?.[1] ?? 0)
+      const probes = await numbers()
+      while (await numbers() < probes + 3) await turn()
+      t.equal(await id(), second, 'its probes are heard')
+    })
+  }
+
+  t.test('a tail that begins while another one of its channel ends is told', async t => {
+    const { broker } = await open(t)
+    for (let turns = 0; turns < 12; turns++) {
+      const told = deferred()
+      const first = broker.tail('a', tailOf(() => {}))
+      const second = broker.tail('a', tailOf(() => { told.resolve() }))
+      const untail = await first
+      for (let i = 0; i < turns; i++) await null
+      await untail()
+      const end = await second
+      await broker.publish('a', 'x')
+      await told.promise
+      await end()
+    }
+  })
+
+  t.test('two thousand channels are followed over one connection, and left', async t => {
+    const { broker, client } = await open(t)
+    const untails = await Promise.all(Array.from({ length: 2100 }, (_, i) => broker.tail(`${i}`, tailOf(() => {}))))
+    t.equal((await client.command('PUBSUB', 'CHANNELS') as string[]).length, 2101)
+    for (const untail of untails.slice(1)) void untail()
+    while ((await client.command('PUBSUB', 'CHANNELS') as string[]).length > 2) await turn()
+    t.equal(await listening(client), 1)
   })
 
   t.test('something else that is sent on its topic makes subscribers read again, and is not seen', async t => {
@@ -433,7 +516,7 @@ t.test('the connection that listens', { skip }, async t => {
 t.test('a connection of which a test has both ends', async t => {
   /** What a client of ioredis is to a broker. */
   class Client extends EventEmitter {
-    readonly status = 'ready'
+    status = 'ready'
     readonly calls: string[][] = []
     answer: (...command: string[]) => Promise<unknown> = async () => ''
     async call (...command: string[]): Promise<unknown> {
@@ -494,6 +577,54 @@ t.test('a connection of which a test has both ends', async t => {
     await clock.tickAsync(6)
     await clock.tickAsync(100)
     t.same(disturbed, [])
+  })
+
+  t.test('while the server refuses subscriptions, whoever follows is disturbed each second', async t => {
+    const { clock, broker, subscriber, tail, disturbed, start } = openClient(t)
+    await broker.tail('a', tail)
+    subscriber.subscribe = async () => { throw new Error('NOPERM') }
+    subscriber.emit('ready')
+    await clock.tickAsync(0)
+    const before = disturbed.length
+    await clock.tickAsync(1000)
+    t.ok(disturbed.length > before, disturbed.map(time => time - start).join())
+  })
+
+  t.test('what is asked while the client connects goes out when it is ready', async t => {
+    const { broker, client } = openClient(t)
+    client.answer = async name => name === 'EVALSHA' ? '1-1-me' : ''
+    client.status = 'connecting'
+    const published = broker.publish('a', 'x')
+    await turn(3)
+    t.same(client.calls, [])
+    client.status = 'ready'
+    client.emit('ready')
+    t.equal(await published, '1-1-me')
+  })
+
+  t.test('a client that becomes ready when the time of a call is over is asked by the next one', async t => {
+    const { clock, broker, client } = openClient(t)
+    client.answer = async name => name === 'EVALSHA' ? '1-1-me' : ''
+    client.status = 'connecting'
+    const late = t.rejects(broker.publish('a', 'x'), unavailable)
+    await clock.tickAsync(49)
+    client.status = 'ready'
+    client.emit('ready')
+    clock.tick(1)
+    await late
+    t.equal(await broker.publish('b', 'x'), '1-1-me')
+  })
+
+  t.test('a script is not sent again as a text when nobody waits for it any more', async t => {
+    const { clock, broker, client } = openClient(t)
+    const answer = deferred<string>()
+    client.answer = async () => await answer.promise
+    const published = t.rejects(broker.read('a', 'live', 1), unavailable)
+    await clock.tickAsync(50)
+    await published
+    answer.reject(new Error('NOSCRIPT'))
+    await turn(3)
+    t.same(client.calls.map(([name]) => name), ['EVALSHA'])
   })
 
   t.test('a connection that fails while it is left is no trouble', async t => {
@@ -570,6 +701,20 @@ t.test('an outage', { skip }, async t => {
     })
   }
 
+  for (const name of newestClients) {
+    t.test(`what was rejected while the server was away does not come when it is back (${name})`, async t => {
+      const { own, broker } = await openOwn(t, { publishTimeout: 50 }, name)
+      await broker.publish('a', '0')
+      await own.kill()
+      for (let i = 0; i < 5; i++) await t.rejects(broker.publish('a', `${i}`), unavailable)
+      await own.start()
+      while (await broker.publish('a', 'last').then(() => false, () => true)) await turn()
+      const left = (await retained(broker)).filter(data => data !== 'last')
+      // What was on its way when the connection broke may have happened.
+      t.ok(left.length <= 1, left.join())
+    })
+  }
+
   t.test('a server that refuses is not asked again: publish rejects at once, and says why', async t => {
     const { broker, client } = await openOwn(t, {})
     await client.command('CONFIG', 'SET', 'maxmemory', '1')
@@ -611,9 +756,12 @@ t.test('an outage', { skip }, async t => {
 t.test('the end', { skip }, async t => {
   t.test('close() waits for what is being published, and ends tails', async t => {
     const { broker, client } = await open(t)
+    const listeners = (client.client as unknown as EventEmitter).listenerCount('ready') - 1
     const over = deferred()
     await broker.tail('a', tailOf(() => {}, { closed: () => { over.resolve() } }))
+    let settled = 0
     const published = [broker.publish('a', '1'), broker.publish('a', '2')]
+    for (const one of published) void one.then(() => { settled++ })
     const late = broker.tail('b', tailOf(() => {}))
     const read = broker.read('a', 'live', 1)
     const closed = broker.close()
@@ -622,9 +770,10 @@ t.test('the end', { skip }, async t => {
     await t.rejects(late, gone)
     await t.rejects(read, gone)
     await t.rejects(broker.ready(), gone)
-    await closed
+    await Promise.all([closed, broker.close()])
+    t.equal(settled, 2)
+    t.equal((client.client as unknown as EventEmitter).listenerCount('ready'), listeners)
     await over.promise
-    await Promise.all(published)
     const other = redisBroker({ client: client.client })
     t.same(await retained(other), ['1', '2'])
     await other.close()

@@ -1,31 +1,40 @@
 /**
- * Calls of scripts, each with a time limit: while the server does not answer, hardly anything is sent to it.
+ * Calls of scripts, each with a time limit. What a client is given while the server is away it may keep, and deliver long
+ * after everybody has given up: so nothing is, until the server is back.
  */
 import { FST_STREAM_BROKER_UNAVAILABLE, withCause } from '../../errors.ts'
-import { send, type RedisClient } from './client.ts'
+import { isReady, send, watch, type RedisClient } from './client.ts'
 import type { Script } from './scripts.ts'
 
 export class Calls {
   readonly timeout: number
   readonly #client: RedisClient
-  /** When something was sent last that was not answered in time; undefined while the server answers. */
-  #silentSince: number | undefined
-  #wake: Array<() => void> = []
+  readonly #unwatch: () => void
+  /** Something was not answered in time, and nothing has been answered since. */
+  #isSilent = false
+  /** Who waits for the server to be back, or for his own time to be over. */
+  readonly #waiting = new Set<() => void>()
 
   constructor (client: RedisClient, timeout: number) {
     this.#client = client
     this.timeout = timeout
+    this.#unwatch = watch(client, () => { this.#answered() })
+  }
+
+  /** Leaves the client alone. */
+  close (): void {
+    this.#unwatch()
   }
 
   /** Resolves with the reply; rejects with FST_STREAM_BROKER_UNAVAILABLE within the time limit. */
   async run (script: Script, keys: string[], args: string[]): Promise<unknown> {
-    return await this.#within(async isLate => {
-      await this.#answering(isLate)
+    return await this.#within(async checkTime => {
       const rest = [String(keys.length), ...keys, ...args]
       try {
         return await this.#send(['EVALSHA', script.sha, ...rest])
       } catch (error) {
         if (!String((error as Error).message).startsWith('NOSCRIPT')) throw error
+        checkTime()
         return await this.#send(['EVAL', script.text, ...rest])
       }
     })
@@ -33,52 +42,44 @@ export class Calls {
 
   /** Announces something that is in no log. */
   async announce (topic: string, text: string): Promise<void> {
-    await this.#within(async isLate => {
-      await this.#answering(isLate)
-      await this.#send(['PUBLISH', topic, text])
-    })
+    await this.#within(async () => await this.#send(['PUBLISH', topic, text]))
   }
 
   async #send (command: string[]): Promise<unknown> {
-    const answered = () => {
-      this.#silentSince = undefined
-      for (const wake of this.#wake.splice(0)) wake()
-    }
-    try {
-      const reply = await send(this.#client, command)
-      answered()
-      return reply
-    } catch (error) {
-      answered()
-      throw error
-    }
+    return await send(this.#client, command).finally(() => { this.#answered() })
   }
 
-  /** Whatever is sent now waits in the client, until the connection is back or lost: one call each time limit is enough to learn that. */
-  async #answering (isLate: () => boolean): Promise<void> {
-    while (this.#silentSince !== undefined && !isLate()) {
-      const rest = this.#silentSince + this.timeout - performance.now()
-      if (rest <= 0) {
-        this.#silentSince = performance.now()
-        return
-      }
-      await new Promise<void>(resolve => { this.#wake.push(resolve) })
-    }
-    if (isLate()) throw new Error('too late')
+  #answered (): void {
+    this.#isSilent = false
+    const waiting = [...this.#waiting]
+    this.#waiting.clear()
+    for (const wake of waiting) wake()
   }
 
-  async #within (ask: (isLate: () => boolean) => Promise<unknown>): Promise<unknown> {
+  async #within (ask: (checkTime: () => void) => Promise<unknown>): Promise<unknown> {
+    let isSent = false
     let isLate = false
+    let wake: (() => void) | undefined
     let timer: NodeJS.Timeout | undefined
     const tooLate = new Promise<never>((resolve, reject) => {
       timer = setTimeout(() => {
         isLate = true
-        this.#silentSince ??= performance.now()
-        for (const wake of this.#wake.splice(0)) wake()
+        // It is answered one day, or the connection has to be made anew.
+        if (isSent) this.#isSilent = true
+        if (wake !== undefined) this.#waiting.delete(wake)
         reject(new Error(`no answer within ${this.timeout} ms`))
       }, this.timeout)
     })
-    return await Promise.race([tooLate, ask(() => isLate)])
+    const checkTime = () => { if (isLate) throw new Error('nobody waits for it any more') }
+    const asked = async () => {
+      while (this.#isSilent || !isReady(this.#client)) {
+        await new Promise<void>(resolve => { this.#waiting.add(wake = resolve) })
+        checkTime()
+      }
+      isSent = true
+      return await ask(checkTime)
+    }
+    return await Promise.race([tooLate, asked()])
       .finally(() => { clearTimeout(timer) })
       .catch((error: Error) => { throw withCause(new FST_STREAM_BROKER_UNAVAILABLE(error.message), error) })
   }

@@ -59,16 +59,24 @@ export function send (client: RedisClient, command: string[]): Promise<unknown> 
   return isIoredis(client) ? client.call(...command as [string]) : client.sendCommand(command)
 }
 
-/** Without a listener, a client makes of every lost connection an uncaught exception, or a line on the console. */
-export function ignoreErrors (client: RedisClient): () => void {
-  client.on('error', noop)
-  return () => { client.off('error', noop) }
+/** True when what is sent goes out, and does not wait in the client. */
+export function isReady (client: RedisClient): boolean {
+  if (!isIoredis(client)) return client.isReady
+  // The first command makes one with `lazyConnect` connect.
+  return client.status === 'ready' || client.status === 'wait'
+}
+
+/**
+ * Tells when a client is ready, perhaps again. Without a listener for errors, a client makes of every lost connection an
+ * uncaught exception, or a line on the console. Returns what ends it.
+ */
+export function watch (client: RedisClient, ready: () => void): () => void {
+  return listen(client, { ready, error: noop })
 }
 
 /** A link over a client that the user has made. */
 export function linkOver (client: RedisClient, listener: LinkListener): Link {
-  const isReady = isIoredis(client) ? client.status === 'ready' : client.isReady
-  if (isReady) queueMicrotask(() => { listener.up() })
+  if (isReady(client)) queueMicrotask(() => { listener.up() })
   return isIoredis(client) ? new IoredisLink(client, listener, false) : new NodeRedisLink(client, listener, false)
 }
 

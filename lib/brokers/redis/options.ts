@@ -7,7 +7,7 @@ import { checkClient, type RedisClient } from './client.ts'
 export interface RedisBrokerOptions {
   /** A client of ioredis, iovalkey or redis (node-redis), for a single server. It is never closed by the broker. */
   client: RedisClient
-  /** A client for subscriptions alone, connected by you. Default: the broker opens a connection with `client.duplicate()`, and closes it. */
+  /** A client for the subscriptions of this broker alone, connected by you. Default: the broker opens a connection with `client.duplicate()`, and closes it. */
   subscriber?: RedisClient
   /** What all keys begin with, of up to 64 letters, digits and `-_.:`; applications that share a server need different ones. Default `fastify-streaming`. */
   prefix?: string

@@ -5,7 +5,7 @@ import { randomBytes } from 'node:crypto'
 import { FST_STREAM_CLOSED } from '../../errors.ts'
 import type { Broker, EventId, From, History, Page, PublishRequest, Stored, Tail } from '../broker.ts'
 import { Calls } from './calls.ts'
-import { ignoreErrors, linkOver, openLink, type Link, type LinkListener } from './client.ts'
+import { linkOver, openLink, watch, type Link, type LinkListener } from './client.ts'
 import { Lane, type Append, type LaneEvent } from './lane.ts'
 import { resolveRedisOptions, type RedisBrokerOptions, type ResolvedRedisOptions } from './options.ts'
 import { publishScript, readScript } from './scripts.ts'
@@ -27,7 +27,8 @@ export class RedisBroker implements Broker, TopicsHost {
   readonly #own: string
   #number = 0
   #isClosed = false
-  readonly #stopIgnoring: () => void
+  readonly #unwatchSubscriber: (() => void) | undefined
+  #closed: Promise<void> | undefined
 
   /** Times between probes of the connection that listens: milliseconds, at least and at most. */
   constructor (options: RedisBrokerOptions, probeTimes: [number, number] = [30_000, 45_000]) {
@@ -38,7 +39,7 @@ export class RedisBroker implements Broker, TopicsHost {
     this.#calls = new Calls(client, publishTimeout)
     this.#own = `${prefix}:own:${this.#writer}`
     this.#topics = new Topics(this, this.#own, probeTimes)
-    this.#stopIgnoring = ignoreErrors(client)
+    if (subscriber !== undefined) this.#unwatchSubscriber = watch(subscriber, () => {})
   }
 
   async publish (channel: string, data: string, request: PublishRequest = {}): Promise<EventId> {
@@ -57,6 +58,7 @@ export class RedisBroker implements Broker, TopicsHost {
     const isForeign = typeof from === 'string' && !words.includes(from) && !this.valid(from)
     const [contiguous, base, head, ...rest] = await this.#read(this.#baseOf(channel), isForeign ? 'earliest' : from, limit)
     this.#checkOpen(channel)
+    if (from === 'live') this.#topics.began(this.#baseOf(channel), head)
     const events: Stored[] = []
     for (let i = 0; i < rest.length; i += 3) events.push({ id: rest[i] as EventId, previous: rest[i + 1] as EventId, data: rest[i + 2] as string })
     return { contiguous: contiguous === '1' && !isForeign, base, events, head }
@@ -88,11 +90,16 @@ export class RedisBroker implements Broker, TopicsHost {
 
   /** Waits for what is being published, and closes the connection that listens. Not the client. */
   async close (): Promise<void> {
-    if (this.#isClosed) return
+    this.#closed ??= this.#close()
+    await this.#closed
+  }
+
+  async #close (): Promise<void> {
     this.#isClosed = true
     this.#topics.close()
     await Promise.all([...this.#lanes.values()].map(async lane => await lane.settled))
-    this.#stopIgnoring()
+    this.#calls.close()
+    this.#unwatchSubscriber?.()
   }
 
   link (listener: LinkListener): Link {

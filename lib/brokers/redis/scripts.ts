@@ -38,6 +38,8 @@ local length = redis.call('XLEN', stream)
 local function open (suffix)
   if length == 0 then
     size = 0
+    -- An empty stream goes on counting where it was, which may be ahead of the clock.
+    if not head and redis.call('EXISTS', stream) == 1 then redis.call('DEL', stream) end
   elseif not head then
     size = 0
     for _, entry in ipairs(redis.call('XRANGE', stream, '-', '+')) do
@@ -69,8 +71,8 @@ local function trim ()
   end
 end
 
-local function save (retention)
-  redis.call('HSET', meta, 'head', head, 'size', size, 'events', events, 'bytes', bytes, 'age', age)
+local function save (retention, ...)
+  redis.call('HSET', meta, 'head', head, 'size', size, ...)
   redis.call('PEXPIRE', meta, age + retention)
 end
 `
@@ -99,7 +101,10 @@ local function known (key)
   local ms, number = numbers(id)
   local place = string.format('%.0f-%.0f', ms, number)
   local entry = redis.call('XRANGE', stream, place, place)[1]
-  return entry and nameOf(entry) == id and id
+  if not entry or nameOf(entry) ~= id then return end
+  -- The age may have changed since.
+  redis.call('PEXPIRE', key, age)
+  return id
 end
 
 local ids, messages = {}, {}
@@ -122,7 +127,7 @@ for i = 9, #ARGV, 3 do
   ids[#ids + 1] = id
 end
 trim()
-save(ARGV[4])
+save(ARGV[4], 'events', events, 'bytes', bytes, 'age', age)
 redis.call('PEXPIRE', stream, age)
 local reply = table.concat(ids, ' ')
 redis.call('SET', KEYS[3], ARGV[1] .. ' ' .. reply, 'PX', ARGV[5])
@@ -142,8 +147,8 @@ export const readScript = script(`${log}
 local isNew = not head
 open(ARGV[1])
 local before = length
--- Without the hash it is not known what is kept.
-if not isNew then trim() end
+-- The bounds are those of the last publish.
+if fields[3] then trim() end
 if isNew or length < before then save(ARGV[2]) elseif ARGV[3] == 'live' then redis.call('PEXPIRE', meta, age + ARGV[2]) end
 
 local kind, limit = ARGV[3], tonumber(ARGV[5])

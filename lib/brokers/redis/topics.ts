@@ -33,6 +33,7 @@ class Topic {
 // Milliseconds that a tail waits for the confirmation: what comes later is told as a disturbance.
 const longestWait = 1000
 const retryTime = 1000
+const namesAtOnce = 1000
 /** Heads that are asked for at a time. */
 const headsAtOnce = 50
 
@@ -68,27 +69,26 @@ export class Topics implements LinkListener {
       this.#extra.delete(name)
       this.#missing.add(name)
     }
-    if (!topic.isSubscribed) await this.#subscribed(name, topic)
-    topic.tails.add(tail)
+    if (topic.isSubscribed) topic.tails.add(tail)
+    else await this.#subscribed(name, topic, tail)
     return async () => {
       topic.tails.delete(tail)
       this.#leaveEmpty(name, topic)
     }
   }
 
+  /** What a tail has been told as the head when it began. */
+  began (name: string, head: EventId): void {
+    const topic = this.#topics.get(name)
+    if (topic !== undefined) topic.head ??= head
+  }
+
   up (): void {
     // A given one may say so when it has been left already.
     if (this.#link === undefined) return
     this.#isUp = true
-    this.#life++
-    this.#isSyncing = false
-    for (const [name, topic] of this.#topics) {
-      topic.isSubscribed = false
-      this.#missing.add(name)
-    }
-    this.#extra.clear()
     this.#probeLater()
-    void this.#sync()
+    this.#subscribeAll()
   }
 
   message (name: string, text: string): void {
@@ -108,15 +108,27 @@ export class Topics implements LinkListener {
   /** Tells every tail that it is over. */
   close (): void {
     const topics = [...this.#topics.values()]
-    this.#topics.clear()
     this.#closeLink()
+    this.#topics.clear()
     for (const { tails, waiting } of topics) {
       for (const { resolve } of waiting) resolve()
       for (const tail of tails) tail.closed()
     }
   }
 
-  #subscribed (name: string, topic: Topic): Promise<void> {
+  /** What an earlier connection was asked is void. */
+  #subscribeAll (): void {
+    this.#life++
+    this.#isSyncing = false
+    this.#missing.add(this.#own)
+    for (const [name, topic] of this.#topics) {
+      topic.isSubscribed = false
+      this.#missing.add(name)
+    }
+    void this.#sync()
+  }
+
+  #subscribed (name: string, topic: Topic, tail: Tail): Promise<void> {
     return new Promise((resolve, reject) => {
       const settle = (action: () => void) => {
         clearTimeout(timer)
@@ -124,7 +136,10 @@ export class Topics implements LinkListener {
         action()
       }
       const waiter = {
-        resolve: () => { settle(resolve) },
+        resolve: () => {
+          topic.tails.add(tail)
+          settle(resolve)
+        },
         reject: (error: unknown) => {
           settle(() => { reject(error) })
           this.#leaveEmpty(name, topic)
@@ -147,7 +162,6 @@ export class Topics implements LinkListener {
   }
 
   #openLink (): void {
-    this.#missing.add(this.#own)
     this.#link = this.#host.link(this)
   }
 
@@ -155,7 +169,9 @@ export class Topics implements LinkListener {
     clearTimeout(this.#probing)
     clearTimeout(this.#retrying)
     const link = this.#link
-    if (this.#isUp && this.#host.isLinkGiven) link?.unsubscribe([...this.#topics.keys(), ...this.#extra, this.#own]).catch(() => {})
+    if (this.#isUp && this.#host.isLinkGiven) {
+      for (const names of inParts([...this.#topics.keys(), ...this.#extra, this.#own])) link?.unsubscribe(names).catch(() => {})
+    }
     this.#isUp = false
     this.#life++
     this.#link = undefined
@@ -172,14 +188,16 @@ export class Topics implements LinkListener {
     const link = this.#link as Link
     try {
       while (this.#extra.size > 0 || this.#missing.size > 0) {
-        const [extra, missing] = [[...this.#extra], [...this.#missing]]
-        this.#extra.clear()
-        this.#missing.clear()
-        if (extra.length > 0) await link.unsubscribe(extra)
-        if (life !== this.#life) return
-        if (missing.length > 0) await link.subscribe(missing)
-        if (life !== this.#life) return
-        for (const name of missing) this.#confirmed(name)
+        for (const names of inParts([...this.#extra])) {
+          await link.unsubscribe(names)
+          if (life !== this.#life) return
+          for (const name of names) this.#extra.delete(name)
+        }
+        for (const names of inParts([...this.#missing])) {
+          await link.subscribe(names)
+          if (life !== this.#life) return
+          for (const name of names) this.#confirmed(name)
+        }
       }
     } catch (error) {
       if (life !== this.#life) return
@@ -189,19 +207,23 @@ export class Topics implements LinkListener {
   }
 
   #confirmed (name: string): void {
+    this.#missing.delete(name)
     const topic = this.#topics.get(name)
     if (topic === undefined) return
     topic.isSubscribed = true
-    for (const { resolve } of topic.waiting) resolve()
     disrupt(topic)
+    for (const { resolve } of topic.waiting) resolve()
   }
 
-  /** All over again, a little later. */
+  /** All over again, a little later; until then, whoever follows has to ask. */
   #refused (error: unknown): void {
     const refusal = withCause(new FST_STREAM_BROKER_UNAVAILABLE((error as Error).message), error)
     clearTimeout(this.#retrying)
-    this.#retrying = setTimeout(() => { if (this.#isUp) this.up() }, retryTime).unref()
-    for (const { waiting } of [...this.#topics.values()]) for (const { reject } of waiting) reject(refusal)
+    this.#retrying = setTimeout(() => { if (this.#isUp) this.#subscribeAll() }, retryTime).unref()
+    for (const topic of [...this.#topics.values()]) {
+      disrupt(topic)
+      for (const { reject } of topic.waiting) reject(refusal)
+    }
   }
 
   #probeLater (): void {
@@ -254,6 +276,11 @@ export class Topics implements LinkListener {
     for (const topic of this.#topics.values()) topic.isSubscribed = false
     this.#openLink()
   }
+}
+
+/** No command may have any number of arguments. */
+function inParts (names: string[]): string[][] {
+  return Array.from({ length: Math.ceil(names.length / namesAtOnce) }, (_, i) => names.slice(i * namesAtOnce, (i + 1) * namesAtOnce))
 }
 
 function disrupt ({ tails }: Topic): void {
