@@ -140,11 +140,17 @@ export function transformObject<Document extends object> (document: { openapiObj
     for (const response of Object.values(Object(operation.responses) as object) as Array<{ content?: Record<string, Json> }>) {
       const media = response.content?.[mediaType] as { schema?: { items?: { oneOf?: Json[] } }, itemSchema?: Json } | undefined
       const entries = media?.schema?.items?.oneOf
-      if (media === undefined || entries === undefined) continue
+      // Somebody else may describe an event stream by hand.
+      if (media === undefined || entries === undefined || media.itemSchema !== undefined || !entries.every(isEntry)) continue
       media.itemSchema = { oneOf: entries.map(entry => asText(entry, openapiObject)) }
     }
   }
   return openapiObject
+}
+
+function isEntry (entry: Json): boolean {
+  const { data } = Object(entry.properties) as Json
+  return typeof data === 'object' && data !== null
 }
 
 function asText (entry: Json, document: object): Json {

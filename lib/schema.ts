@@ -22,6 +22,9 @@ export interface OwnCompilers {
 }
 
 interface SchemaController {
+  /** Somebody has set a compiler on the instance, or on one that it is a child of. */
+  isCustomValidatorCompiler?: boolean
+  isCustomSerializerCompiler?: boolean
   getValidatorBuilder (): (schemas: object, options: object) => Compilers['validator']
   getSerializerBuilder (): (schemas: object, options: unknown) => Compilers['serializer']
 }
@@ -30,7 +33,7 @@ interface SchemaController {
 const strict = { coerceTypes: false, useDefaults: false, removeAdditional: false }
 
 /**
- * The compilers of an instance: those that were set on it, else Fastify's own with the app's options, whose validator
+ * The compilers of an instance: those that were set on it or on what it is a child of, else Fastify's own with the app's options, whose validator
  * changes nothing of what it is given.
  */
 export function compilersOf (app: FastifyInstance, { validatorCompiler, serializerCompiler }: OwnCompilers = {}): Compilers {
@@ -39,8 +42,10 @@ export function compilersOf (app: FastifyInstance, { validatorCompiler, serializ
   const schemas = app.getSchemas()
   return {
     validator: (validatorCompiler as unknown as Compilers['validator'] | undefined) ??
+      (controller.isCustomValidatorCompiler === true ? app.validatorCompiler as unknown as Compilers['validator'] : undefined) ??
       controller.getValidatorBuilder()(schemas, { ...ajv, customOptions: { ...ajv.customOptions, ...strict } }),
     serializer: (serializerCompiler as unknown as Compilers['serializer'] | undefined) ??
+      (controller.isCustomSerializerCompiler === true ? app.serializerCompiler as unknown as Compilers['serializer'] : undefined) ??
       controller.getSerializerBuilder()(schemas, serializerOpts)
   }
 }

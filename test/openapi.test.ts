@@ -75,6 +75,18 @@ for (const [provider, [events, options, before]] of Object.entries(providers)) {
   })
 }
 
+t.test('transformObject leaves event streams alone that somebody else describes', t => {
+  const by = (schema: object, more: object = {}) => ({ openapi: '3.2.0', paths: { '/': { get: { responses: { 200: { content: { 'text/event-stream': { schema, ...more } } } } } } } })
+  const entry = { type: 'object', properties: { data: { type: 'string' } } }
+  for (const document of [
+    by({ type: 'array', items: { oneOf: [{ $ref: '#/components/schemas/A' }] } }),
+    by({ type: 'array', items: { oneOf: [entry, { type: 'object', properties: { event: {} } }] } }),
+    by({ type: 'array', items: { oneOf: [{ type: 'object', properties: { data: null } }] } }),
+    by({ type: 'array', items: { oneOf: [entry] } }, { itemSchema: { type: 'object' } })
+  ]) t.strictSame(transformObject({ openapiObject: document }), structuredClone(document))
+  t.end()
+})
+
 t.test('transformObject leaves 3.0, 3.1 and Swagger 2.0 as they are', async t => {
   const events = { headline }
   for (const version of ['3.0.3', '3.1.0']) {

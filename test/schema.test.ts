@@ -326,6 +326,27 @@ t.test('Zod checks and serializes the events of its context, and only these', as
   t.match(await failure(server, '/json'), { message: /data\/text must be string/ })
 })
 
+t.test('compilers that were set on the root are those of routes and channels in plugins of the app', async t => {
+  const zod = { message: z.string().min(2) }
+  const server = await serve(t, () => {}, {
+    before: app => {
+      app.setValidatorCompiler(validatorCompiler)
+      app.setSerializerCompiler(serializerCompiler)
+    }
+  }, async app => {
+    await app.register(async outer => {
+      await outer.register(async inner => {
+        inner.get('/typed', { schema: { events: zod } }, (request, reply: any) => reply.sse(['hello']))
+        inner.get('/bad', { schema: { events: zod } }, (request, reply: any) => reply.sse(['h']))
+        const channel = inner.streaming.channel('news', { events: zod })
+        await t.rejects(channel.publish('h' as never), { code: 'FST_STREAM_INVALID_EVENT', message: /Too small/ })
+      })
+    })
+  })
+  t.equal(await body(server), 'data: hello\n\n')
+  t.match(await failure(server, '/bad'), { code: 'FST_STREAM_INVALID_EVENT', message: /Too small/ })
+})
+
 t.test('Zod schemas without its compilers fail at ready', async t => {
   await t.rejects(registered({ message: z.string() }), { code: 'FST_STREAM_INVALID_SCHEMA' })
 })

@@ -54,10 +54,14 @@ export interface PublishRequest {
   dedupe?: string
   /** What the channel keeps from now on. */
   history?: History
+  /** When it was asked for, as `performance.now()` has it: `publishTimeout` counts from then. Default: now. */
+  since?: number
 }
 
 /** Every promise settles in bounded time, also while what is behind the broker does not answer. */
 export interface Broker {
+  /** Milliseconds within which `publish()` settles, where there is a limit. */
+  readonly publishTimeout?: number
   /**
    * Appends; resolves with the id. Publishes of one process are logged in the order of the calls.
    * Rejects with FST_STREAM_BROKER_UNAVAILABLE; the event may have been appended all the same.

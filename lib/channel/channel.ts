@@ -192,7 +192,8 @@ export class EventChannel implements Channel, FeedHost {
     const data = encodeStored(event, key, this.#host.serialize, this.#typed)
     this.checkOpen()
     this.#touch()
-    const append = async () => await this.#host.broker.publish(this.name, data, { dedupe: idempotencyKey, history: this.#history })
+    const request = { dedupe: idempotencyKey, history: this.#history, since: performance.now() }
+    const append = async () => await this.#host.broker.publish(this.name, data, request)
     return formatPosition(await this.#inOrder(append), this.#tag)
   }
 

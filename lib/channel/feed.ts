@@ -114,7 +114,7 @@ export class Feed implements Tail {
     this.#host = host
     this.#history = history
     this.#windowHistory = { ...history, events: Math.min(windowEvents, history.events) }
-    this.#openingTimer = setTimeout(() => { this.#stopWaiting() }, longestOpening).unref()
+    this.#openingTimer = setTimeout(() => { this.#stopWaiting() }, Math.min(longestOpening, broker.publishTimeout ?? Infinity)).unref()
     this.opened = this.#open()
   }
 

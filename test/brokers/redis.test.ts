@@ -725,6 +725,23 @@ t.test('an outage', { skip }, async t => {
     t.match(await broker.publish('a', 'x'), /./)
   })
 
+  t.test('publish rejects in time also while the first subscriber of its channel waits for its start', async t => {
+    const { own, broker } = await openOwn(t, { publishTimeout: 100 })
+    await broker.ready()
+    own.pause(true)
+    follow(t, broker)
+    const channels = createChannels({ broker, logger: { info () {}, warn () {} } })
+    void channels.channel('a').subscribe().next()
+    let isLate = false
+    // A subscriber that finds its start is waited for during a second, otherwise.
+    const timer = setTimeout(() => { isLate = true }, 700)
+    await t.rejects(channels.channel('a').publish('x'), unavailable)
+    clearTimeout(timer)
+    t.equal(isLate, false)
+    own.pause(false)
+    await channels.close()
+  })
+
   t.test('ready() resolves when the server answers, and rejects when it does not', async t => {
     const { own, broker } = await openOwn(t, { publishTimeout: 100 })
     await broker.ready()

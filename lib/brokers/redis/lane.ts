@@ -49,12 +49,12 @@ export class Lane {
     return this.#running
   }
 
-  publish (data: string, { dedupe, history }: PublishRequest): Promise<EventId> {
+  publish (data: string, { dedupe, history, since = performance.now() }: PublishRequest): Promise<EventId> {
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => {
         waiting.isOver = true
         reject(new FST_STREAM_BROKER_UNAVAILABLE(`no answer within ${this.#timeout} ms`))
-      }, this.#timeout)
+      }, since + this.#timeout - performance.now())
       const waiting: Waiting = {
         data,
         dedupe,

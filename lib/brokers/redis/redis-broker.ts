@@ -16,7 +16,7 @@ const words: From[] = ['live', 'earliest']
 const repeatTime = 600_000
 
 export class RedisBroker implements Broker, TopicsHost {
-  readonly timeout: number
+  readonly publishTimeout: number
   readonly isLinkGiven: boolean
   readonly #options: ResolvedRedisOptions
   readonly #calls: Calls
@@ -34,7 +34,7 @@ export class RedisBroker implements Broker, TopicsHost {
   constructor (options: RedisBrokerOptions, probeTimes: [number, number] = [30_000, 45_000]) {
     this.#options = resolveRedisOptions(options)
     const { client, subscriber, prefix, publishTimeout } = this.#options
-    this.timeout = publishTimeout
+    this.publishTimeout = publishTimeout
     this.isLinkGiven = subscriber !== undefined
     this.#calls = new Calls(client, publishTimeout)
     this.#own = `${prefix}:own:${this.#writer}`
@@ -48,7 +48,7 @@ export class RedisBroker implements Broker, TopicsHost {
     if (lane === undefined) {
       const base = this.#baseOf(channel)
       const append: Append = async (number, events, history) => await this.#append(base, number, events, history)
-      this.#lanes.set(channel, lane = new Lane(append, () => ++this.#number, this.timeout, () => { this.#lanes.delete(channel) }))
+      this.#lanes.set(channel, lane = new Lane(append, () => ++this.#number, this.publishTimeout, () => { this.#lanes.delete(channel) }))
     }
     return await lane.publish(data, request)
   }

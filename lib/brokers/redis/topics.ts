@@ -16,7 +16,7 @@ export interface TopicsHost {
   /** The link was given, and cannot be replaced. */
   readonly isLinkGiven: boolean
   /** Milliseconds for an answer. */
-  readonly timeout: number
+  readonly publishTimeout: number
 }
 
 class Topic {
@@ -258,7 +258,7 @@ export class Topics implements LinkListener {
     const heard = new Promise<boolean>(resolve => { this.#heard = () => { resolve(true) } })
     await this.#host.announce(this.#own, String(++this.#probes))
     let timer: NodeJS.Timeout | undefined
-    const late = new Promise<boolean>(resolve => { timer = setTimeout(resolve, this.#host.timeout, false).unref() })
+    const late = new Promise<boolean>(resolve => { timer = setTimeout(resolve, this.#host.publishTimeout, false).unref() })
     return await Promise.race([heard, late]).finally(() => { clearTimeout(timer) })
   }
 
