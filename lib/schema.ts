@@ -115,7 +115,8 @@ export class EventSchemas {
         serialize: serializer({ schema, method: '', url: this.#owner, httpStatus: '200', contentType: 'text/event-stream' })
       }
     } catch (cause) {
-      throw withCause(new FST_STREAM_INVALID_SCHEMA(name, this.#owner, (cause as Error).message), cause)
+      const { message } = Object(cause) as { message?: string }
+      throw withCause(new FST_STREAM_INVALID_SCHEMA(name, this.#owner, message ?? shown(cause)), cause)
     }
   }
 }
@@ -154,8 +155,16 @@ function serialized (name: string, data: unknown, serialize: (data: unknown) => 
     ignoreRejection(text)
     throw new FST_STREAM_INVALID_EVENT(`an object whose data serializes to a string, not to ${kindOf(text)}`, kindOf(data))
   }
-  // A string is sent as it is, in typed events as in others.
-  return text.startsWith('"') ? JSON.parse(text) as string : text
+  const isText = text.startsWith('"')
+  // fast-json-stringify writes it for what JSON has no value for, where the schema has no type.
+  if (!isText && !text.includes('undefined')) return text
+  try {
+    const value: unknown = JSON.parse(text)
+    // A string is sent as it is, in typed events as in others.
+    return isText ? value as string : text
+  } catch (cause) {
+    throw withCause(new FST_STREAM_INVALID_EVENT('an object whose data serializes to JSON', kindOf(data)), cause)
+  }
 }
 
 /** Says where data does not fit and what the rule is, but not what is in it: clients may read the message. */

@@ -211,6 +211,16 @@ t.test('serialize of the plugin does not apply to routes with events', async t =
   t.equal(await body(await typed(t, events, handler, { streaming: { serialize: () => 'mine' } })), 'event: headline\ndata: {"text":"a"}\n\n')
 })
 
+t.test('what JSON has no value for is refused where the schema lets it pass', async t => {
+  const schemas = { a: { type: 'array', items: {} }, b: { type: 'object', properties: { c: {} } } }
+  for (const item of [{ event: 'a', data: [1, undefined] }, { event: 'a', data: [() => {}] }, { event: 'a', data: [Symbol('s')] }]) {
+    const server = await typed(t, schemas, (request, reply) => reply.sse([item]))
+    t.match(await failure(server), { code: 'FST_STREAM_INVALID_EVENT', message: "An event must be an object whose data serializes to JSON, got '[object Array]'" })
+  }
+  const server = await typed(t, schemas, (request, reply) => reply.sse([{ event: 'a', data: ['undefined'] }, { event: 'b', data: { c: 'undefined' } }]))
+  t.equal(await body(server), 'event: a\ndata: ["undefined"]\n\nevent: b\ndata: {"c":"undefined"}\n\n')
+})
+
 // Schemas
 
 t.test('a bad schema fails where the route is declared, naming route and event', async t => {
@@ -399,6 +409,23 @@ t.test('a validator that answers later, or a serializer that gives no text, is r
   })
   t.match(await failure(server, '/later'), { code: 'FST_STREAM_INVALID_EVENT', message: /gives a promise/ })
   t.match(await failure(server, '/nothing'), { code: 'FST_STREAM_INVALID_EVENT', message: /serializes to a string, not to undefined/ })
+})
+
+t.test('a serializer that gives what is no JSON is refused', async t => {
+  for (const text of ['"a" b', 'undefined', '[undefined]']) {
+    const server = await serve(t, () => {}, {}, app => {
+      app.get('/typed', { schema: { events: { message: {} } }, serializerCompiler: () => () => text }, (request, reply) => reply.sse(['x']))
+    })
+    t.match(await failure(server), { code: 'FST_STREAM_INVALID_EVENT', message: "An event must be an object whose data serializes to JSON, got 'a string'" })
+  }
+})
+
+t.test('a compiler may throw anything', async t => {
+  for (const [thrown, why] of [['x', 'x'], [undefined, 'undefined']]) {
+    await t.rejects(registered({ message: {} }, { validatorCompiler: () => { throw thrown } }), {
+      code: 'FST_STREAM_INVALID_SCHEMA', message: `The schema of the event 'message' of GET /typed cannot be used: ${why as string}`
+    })
+  }
 })
 
 // Channels
