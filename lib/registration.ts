@@ -9,6 +9,7 @@ import { channelsOf, followChannels } from './channel/live.ts'
 import { FST_STREAM_INVALID_OPTION, FST_STREAM_LIMIT, shown } from './errors.ts'
 import { internalOf } from './internals.ts'
 import { pickRetry, type ResolvedLimits } from './options.ts'
+import type { TypedEvents } from './stream/encode.ts'
 import { Heartbeats } from './stream/heartbeat.ts'
 import { outcomeReasons, type Host, type Lifecycle, type Refusal, type RouteEvents, type StreamOutcome } from './stream/lifecycle.ts'
 import type { LiveReader, LiveTarget } from './stream/live.ts'
@@ -110,8 +111,8 @@ export class Registration implements Host {
     return eventsOf(reply)
   }
 
-  openChannels (source: unknown, events: RouteEvents | undefined): ((target: LiveTarget) => LiveReader) | undefined {
-    const channels = channelsOf(source, events?.names)
+  openChannels (source: unknown, typed: TypedEvents | undefined): ((target: LiveTarget) => LiveReader) | undefined {
+    const channels = channelsOf(source, typed)
     return channels && (target => followChannels(channels, target))
   }
 

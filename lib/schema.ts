@@ -97,6 +97,8 @@ export class EventSchemas {
   /** What refuses events and makes the text of their data; without `validate` the serializers alone refuse data. */
   encoder (validate: boolean): TypedEvents {
     return {
+      schemas: this.schemas,
+      isValidating: validate,
       encode: (name, data) => {
         const event = this.#compiled.get(name)
         if (event === undefined) throw new FST_STREAM_UNKNOWN_EVENT(shown(name), `${this.names.join(', ')}, the events of ${this.#owner}`)

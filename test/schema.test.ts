@@ -509,6 +509,39 @@ t.test('a channel is a source of a route that names all its events, and no other
   }
 })
 
+t.test('a channel whose schemas are not those of the route, or that checks less, is no source of it', async t => {
+  const zod = z.string()
+  const server = await withChannel(t, app => {
+    const { channel } = app.streaming
+    const loose = channel('loose', { events: { headline: {} } })
+    const unchecked = channel('unchecked', { events: { headline }, validate: false })
+    const routes: Array<[string, object, object, object?]> = [
+      ['/loose', loose, { headline }],
+      ['/unchecked', unchecked, { headline }],
+      ['/lax', unchecked, { headline }, { validate: false }],
+      ['/equal', channel('equal', { events: { headline, yes: true } }), { headline: structuredClone(headline), yes: true }]
+    ]
+    for (const [path, source, schemas, options] of routes) {
+      app.get(path, { schema: { events: schemas } }, (request, reply) => reply.sse(source as never, options))
+    }
+    app.register(async app => {
+      app.setValidatorCompiler(validatorCompiler)
+      app.setSerializerCompiler(serializerCompiler)
+      const names = app.streaming.channel('zod', { events: { message: zod } })
+      app.get('/zod', { schema: { events: { message: zod } } }, (request, reply) => reply.sse(names as never))
+      app.get('/zod-min', { schema: { events: { message: z.string().min(2) } } }, (request, reply) => reply.sse(names as never))
+    })
+  })
+  for (const [path, rule] of [['/loose', /the schema of the route for 'headline'/], ['/zod-min', /the schema of the route for 'message'/], ['/unchecked', /a channel that checks its events, as the route does/]] as const) {
+    t.match(await failure(server, path), { statusCode: 500, code: 'FST_STREAM_INVALID_SOURCE', message: rule })
+  }
+  for (const path of ['/lax', '/equal', '/zod']) {
+    const client = new AbortController()
+    t.equal((await fetch(server.url + path, { signal: client.signal })).status, 200)
+    client.abort()
+  }
+})
+
 t.test('channels without an app have nothing to compile events with', async t => {
   const broker = memoryBroker()
   const channels = createChannels({ broker })

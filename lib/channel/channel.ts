@@ -122,8 +122,8 @@ export class EventChannel implements Channel, FeedHost {
   }
 
   /** Of the events that may be published; undefined when that is any. */
-  get eventNames (): string[] | undefined {
-    return this.#events && Object.keys(this.#events)
+  get typed (): TypedEvents | undefined {
+    return this.#typed
   }
 
   publish (event: EventItem, options?: PublishOptions): Promise<string> {

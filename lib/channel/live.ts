@@ -1,11 +1,12 @@
 /**
  * Channels as the source of an event stream.
  */
+import { isDeepStrictEqual } from 'node:util'
 import type { FastifyRequest } from 'fastify'
 import { publishGap } from '../diagnostics.ts'
-import { FST_STREAM_INVALID_SOURCE, kindOf } from '../errors.ts'
-import { defaultLag, type ReadOptions } from '../options.ts'
-import { retryLine } from '../stream/encode.ts'
+import { FST_STREAM_INVALID_SOURCE, kindOf, shown } from '../errors.ts'
+import { defaultLag, isPlainObject, type ReadOptions } from '../options.ts'
+import { retryLine, type TypedEvents } from '../stream/encode.ts'
 import type { LiveReader, LiveTarget } from '../stream/live.ts'
 import { EventChannel } from './channel.ts'
 import type { Cursor, LagPolicy, Subscriber } from './cursor.ts'
@@ -17,18 +18,33 @@ const mostChannels = 16
 
 /**
  * The channels that a source is; undefined when it is none. Throws FST_STREAM_INVALID_SOURCE for an array that cannot be
- * followed, and for a channel that may have other events than `names`, if there are any.
+ * followed, and for a channel that may have other events than those of the route, if it names any, or has looser rules.
  */
-export function channelsOf (source: unknown, names?: readonly string[]): EventChannel[] | undefined {
+export function channelsOf (source: unknown, typed?: TypedEvents): EventChannel[] | undefined {
   const channels = listOf(source)
-  if (names === undefined) return channels
+  if (typed === undefined) return channels
   for (const channel of channels ?? []) {
     // Its events are text by now: that they are checked and serialized is for the channel to see to.
-    if (channel.eventNames === undefined || channel.eventNames.some(name => !names.includes(name))) {
-      throw new FST_STREAM_INVALID_SOURCE(`a channel that names its events, all of them among those of the route (${names.join(', ')})`, `the channel ${channel.name}`)
-    }
+    const problem = looseness(channel.typed, typed)
+    if (problem !== undefined) throw new FST_STREAM_INVALID_SOURCE(problem, `the channel ${channel.name}`)
   }
   return channels
+}
+
+/** What a channel would have to be for the route to vouch for its events; undefined when it is. */
+function looseness (channel: TypedEvents | undefined, { schemas, isValidating }: TypedEvents): string | undefined {
+  const names = Object.keys(channel?.schemas ?? {})
+  if (channel === undefined || names.some(name => !Object.hasOwn(schemas, name))) {
+    return `a channel that names its events, all of them among those of the route (${Object.keys(schemas).join(', ')})`
+  }
+  const other = names.find(name => !areSame(channel.schemas[name], schemas[name]))
+  if (other !== undefined) return `a channel that has the schema of the route for '${shown(other)}'`
+  return isValidating && !channel.isValidating ? 'a channel that checks its events, as the route does' : undefined
+}
+
+function areSame (one: unknown, other: unknown): boolean {
+  // Only of JSON is everything to be seen.
+  return one === other || (isPlainObject(one) && isPlainObject(other) && isDeepStrictEqual(one, other))
 }
 
 function listOf (source: unknown): EventChannel[] | undefined {

@@ -44,6 +44,9 @@ type Undispatched = Omit<ServerSentEvent, 'event' | 'data'> & { event?: undefine
 
 /** The events that a route or a channel names. */
 export interface TypedEvents {
+  readonly schemas: Readonly<Record<string, unknown>>
+  /** Data is checked before it is serialized. */
+  readonly isValidating: boolean
   /**
    * The text of the data of an event, `message` being the one without a name.
    * Throws FST_STREAM_UNKNOWN_EVENT and FST_STREAM_INVALID_EVENT.

@@ -64,14 +64,13 @@ export interface Host {
   /** The events that the route of a reply names; undefined when it names none. Throws what makes the reply an error. */
   eventsOf (reply: FastifyReply): RouteEvents | undefined
   /** What follows the channels that a source is; undefined when it is none. Throws what makes the reply an error. */
-  openChannels (source: unknown, events: RouteEvents | undefined): ((target: LiveTarget) => LiveReader) | undefined
+  openChannels (source: unknown, typed: TypedEvents | undefined): ((target: LiveTarget) => LiveReader) | undefined
   /** The stream is over. `isErrorReply`: Fastify has sent an error instead of it. */
   closed (stream: Lifecycle, outcome: StreamOutcome, isErrorReply: boolean): void
 }
 
 /** The events that a route names. */
 export interface RouteEvents {
-  readonly names: readonly string[]
   encoder (validate: boolean): TypedEvents
 }
 

@@ -95,7 +95,6 @@ class EventStreamReply extends Lifecycle implements LiveTarget {
   /** When the source is channels. */
   #live: LiveReader | undefined
   /** When the route names its events. */
-  #events: RouteEvents | undefined
   #typed: TypedEvents | undefined
 
   /** Resolves with the stream once its head has been written, or once it has closed without one. */
@@ -115,7 +114,6 @@ class EventStreamReply extends Lifecycle implements LiveTarget {
       const events = this.host.eventsOf(this.reply)
       const [name, rule] = events === undefined ? ['validate', 'it is for routes with schema.events only'] as const : ['serialize', 'the events of this route have serializers of their own'] as const
       if (options?.[name] !== undefined) throw new FST_STREAM_INVALID_OPTION(name, `absent: ${rule}`, shown(options[name]))
-      this.#events = events
       this.#typed = events?.encoder(this.options.validate)
       return undefined
     } catch (error) {
@@ -225,10 +223,10 @@ class EventStreamReply extends Lifecycle implements LiveTarget {
     if (!this.isOpen) return releaseUnread(source)
     let follow
     try {
-      follow = this.host.openChannels(source, this.#events)
+      follow = this.host.openChannels(source, this.#typed)
       if (follow !== undefined) return this.#follow(follow)
       this.#refuseReadOptions()
-      if (this.#events !== undefined && isResponse(source)) {
+      if (this.#typed !== undefined && isResponse(source)) {
         throw new FST_STREAM_INVALID_SOURCE('of events that can be checked, as the route names its events; a Response is passed on as it is', kindOf(source))
       }
     } catch (error) {
