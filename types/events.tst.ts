@@ -132,6 +132,13 @@ describe('no type provider', () => {
     jsonApp.get('/', { schema: { querystring: { type: 'object', properties: { q: { type: 'string' } } } } as const }, (request, reply) => reply.sse([{ event: request.query.q, data: 1 }]))
   })
 
+  test('routes whose schema is any take any', () => {
+    const any: any = {}
+    app.get('/', { schema: any }, (request, reply) => reply.sse(['x', { event: 'x', data: 1 }]))
+    app.get('/', { schema: { ...any, tags: ['x'] } }, (request, reply) => reply.sse(['x']))
+    jsonApp.get('/', { schema: JSON.parse('{}') }, async (request, reply) => { await (await reply.sse()).send('x') })
+  })
+
   test('the reply of a route with events is a reply', () => {
     const helper = (reply: FastifyReply) => reply.header('x', 'y')
     jsonApp.get('/', { schema: { events: jsonEvents } }, (request, reply) => {

@@ -11,7 +11,8 @@ import type { ChunkSource, StreamWriterCallback } from '../lib/stream/writer.ts'
 /** The data of each event that `Schemas` names, as a type provider has it; of any name where they name none. */
 export type EventsOf<TypeProvider, Schemas> = string extends keyof Schemas
   ? Record<string, unknown>
-  : { [Name in keyof Schemas & string]: DataOf<TypeProvider, Schemas[Name]> }
+  // Where the schema of a route is any: to ask that there would make its reply no `FastifyReply`.
+  : [keyof Schemas] extends [never] ? Record<string, unknown> : { [Name in keyof Schemas & string]: DataOf<TypeProvider, Schemas[Name]> }
 
 /** As Fastify has the data of a response. */
 type DataOf<TypeProvider, Schema> = (TypeProvider & { readonly schema: Schema }) extends { readonly serializer: infer Data } ? Data : unknown
