@@ -9,7 +9,7 @@ import { eventStreamCallRules, isPlainObject, readOptionNames, pickRetry, resolv
 import { encodeEvent, END_ID, isComment, retryLine, type EventItem, type TypedEvents } from './encode.ts'
 import { bringsLastEventId, readLastEventId } from './last-event-id.ts'
 import type { SharedChunk } from './framing.ts'
-import { Lifecycle, refused, type Farewell, type Host, type RouteEvents, type StreamOutcome } from './lifecycle.ts'
+import { Lifecycle, refused, type Farewell, type Host, type StreamOutcome } from './lifecycle.ts'
 import type { LiveReader, LiveTarget } from './live.ts'
 import { claim } from './payload.ts'
 import { ignoreRejection, isPromiseLike } from './promise-like.ts'
