@@ -113,7 +113,7 @@ export class Registration implements Host {
 
   openChannels (source: unknown, typed: TypedEvents | undefined): ((target: LiveTarget) => LiveReader) | undefined {
     const channels = channelsOf(source, typed)
-    return channels && (target => followChannels(channels, target))
+    return channels && (target => followChannels(channels, target, typed))
   }
 
   opened (stream: Lifecycle): void {

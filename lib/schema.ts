@@ -96,15 +96,20 @@ export class EventSchemas {
 
   /** What refuses events and makes the text of their data; without `validate` the serializers alone refuse data. */
   encoder (validate: boolean): TypedEvents {
+    const compiled = (name: string): CompiledEvent => {
+      const event = this.#compiled.get(name)
+      if (event === undefined) throw new FST_STREAM_UNKNOWN_EVENT(shown(name), `${this.names.join(', ')}, the events of ${this.#owner}`)
+      return event
+    }
     return {
       schemas: this.schemas,
       isValidating: validate,
       encode: (name, data) => {
-        const event = this.#compiled.get(name)
-        if (event === undefined) throw new FST_STREAM_UNKNOWN_EVENT(shown(name), `${this.names.join(', ')}, the events of ${this.#owner}`)
+        const event = compiled(name)
         if (validate) checkData(name, data, event.validate)
         return serialized(name, data, event.serialize)
-      }
+      },
+      checkName: name => { compiled(name) }
     }
   }
 

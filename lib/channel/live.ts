@@ -58,10 +58,13 @@ function listOf (source: unknown): EventChannel[] | undefined {
   return [...channels] as EventChannel[]
 }
 
-/** Begins to write what is published on the channels to a stream. Throws FST_STREAM_CLOSED. */
-export function followChannels (channels: EventChannel[], target: LiveTarget): LiveReader {
+/**
+ * Begins to write what is published on the channels to a stream, which fails over an event that is none of the route's.
+ * Throws FST_STREAM_CLOSED.
+ */
+export function followChannels (channels: EventChannel[], target: LiveTarget, typed?: TypedEvents): LiveReader {
   for (const channel of channels) channel.checkOpen()
-  return new ChannelReader(channels, target)
+  return new ChannelReader(channels, target, typed)
 }
 
 interface Part {
@@ -75,6 +78,7 @@ interface Part {
 class ChannelReader implements LiveReader, Subscriber {
   readonly lag: LagPolicy
   readonly #target: LiveTarget
+  readonly #typed: TypedEvents | undefined
   readonly #filter: ReadOptions['filter']
   readonly #request: FastifyRequest
   readonly #parts: Part[]
@@ -83,10 +87,11 @@ class ChannelReader implements LiveReader, Subscriber {
   /** The client's position is older than that of the stream. */
   #isAhead = false
 
-  constructor (channels: EventChannel[], target: LiveTarget) {
+  constructor (channels: EventChannel[], target: LiveTarget, typed: TypedEvents | undefined) {
     const { options: { lag = defaultLag, filter, replay }, resumesAfter } = target
     this.lag = lag
     this.#target = target
+    this.#typed = typed
     this.#filter = filter
     this.#request = target.request
     this.#toStart = channels.length
@@ -142,7 +147,7 @@ class ChannelReader implements LiveReader, Subscriber {
   }
 
   deliver (cursor: Cursor, batch: Batch): void {
-    const isShared = this.#filter === undefined && this.#parts.length === 1
+    const isShared = this.#filter === undefined && this.#parts.length === 1 && (this.#typed === undefined || this.#knowsAll(batch))
     if (isShared) {
       const part = this.#parts[0] as Part
       part.position = batch.last.id
@@ -183,6 +188,11 @@ class ChannelReader implements LiveReader, Subscriber {
     return this.#parts.find(part => part.cursor === cursor) as Part
   }
 
+  #knowsAll ({ frames }: Batch): boolean {
+    const { schemas } = this.#typed as TypedEvents
+    return frames.every(frame => !frame.isEvent || Object.hasOwn(schemas, frame.view.event))
+  }
+
   #deliverOwn (part: Part, frames: readonly Frame[]): void {
     let blocks = ''
     let events = 0
@@ -190,6 +200,7 @@ class ChannelReader implements LiveReader, Subscriber {
       try {
         part.position = frame.id
         this.#isAhead = !passes(this.#filter, frame, this.#request)
+        if (this.#typed !== undefined && !this.#isAhead) checkName(frame, this.#typed)
       } catch (error) {
         this.#target.write(blocks, events)
         this.#target.end('failed', error)
@@ -202,4 +213,9 @@ class ChannelReader implements LiveReader, Subscriber {
     }
     this.#target.write(blocks, events)
   }
+}
+
+// The log may have what was published by others, or before the channel had events.
+function checkName (frame: Frame, typed: TypedEvents): void {
+  if (frame.isEvent) typed.checkName(frame.view.event)
 }

@@ -52,6 +52,8 @@ export interface TypedEvents {
    * Throws FST_STREAM_UNKNOWN_EVENT and FST_STREAM_INVALID_EVENT.
    */
   encode (name: string, data: unknown): string
+  /** Throws FST_STREAM_UNKNOWN_EVENT for a name that is none of these. */
+  checkName (name: string): void
 }
 
 /** Turns the `data` of an event that is neither a string nor bytes into text. */
