@@ -556,6 +556,29 @@ t.test('an event in the log of a channel that the route does not name is a sourc
   await broker.close()
 })
 
+for (const [name, schema, ofRoute, options] of [
+  ['the very same schemas', headline, headline, undefined],
+  ['equal ones', headline, structuredClone(headline), undefined],
+  ['the same ones, and neither checks', headline, headline, { validate: false }]
+] as const) {
+  t.test(`a channel with ${name} is a source of a route, also when there is nothing to replay`, async t => {
+    const server = await serve(t, () => {}, {}, app => {
+      const news = app.streaming.channel('news', { events: { headline: schema }, ...options } as never)
+      app.get('/typed', { schema: { events: { headline: ofRoute } } } as never, (request, reply: any) => reply.sse(news, options))
+    })
+    const client = new AbortController()
+    const response = await fetch(`${server.url}/typed`, { signal: client.signal })
+    t.equal(response.status, 200)
+    const reader = response.body?.getReader() as ReadableStreamDefaultReader<Uint8Array>
+    const next = async () => Buffer.from((await reader.read()).value as Uint8Array).toString()
+    t.match(await next(), /event: position/)
+    await server.app.streaming.channel('news').publish({ event: 'headline', data: { text: 'a', password: 'hunter2' } })
+    t.match(await next(), /^id: .*\nevent: headline\ndata: \{"text":"a"\}\n\n$/)
+    client.abort()
+    await server.outcome()
+  })
+}
+
 t.test('channels without an app have nothing to compile events with', async t => {
   const broker = memoryBroker()
   const channels = createChannels({ broker })
