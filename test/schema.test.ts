@@ -562,7 +562,8 @@ for (const [name, schema, ofRoute, options] of [
   ['the same ones, and neither checks', headline, headline, { validate: false }]
 ] as const) {
   t.test(`a channel with ${name} is a source of a route, also when there is nothing to replay`, async t => {
-    const server = await serve(t, () => {}, {}, app => {
+    // fetch() opens a connection in advance once its own is broken.
+    const server = await serve(t, () => {}, { fastify: { forceCloseConnections: true } }, app => {
       const news = app.streaming.channel('news', { events: { headline: schema }, ...options } as never)
       app.get('/typed', { schema: { events: { headline: ofRoute } } } as never, (request, reply: any) => reply.sse(news, options))
     })
