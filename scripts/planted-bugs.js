@@ -86,7 +86,7 @@ const redisBugs = [
     name: 'a publish waits for Redis for ever',
     row: 'stands still',
     file: 'lib/brokers/redis/lane.ts',
-    from: '}, since + this.#timeout - performance.now())',
+    from: '}, Math.max(1, since + this.#timeout - performance.now()))',
     to: '}, 10 * this.#timeout)'
   }
 ]

@@ -54,7 +54,7 @@ export class Lane {
       const timer = setTimeout(() => {
         waiting.isOver = true
         reject(new FST_STREAM_BROKER_UNAVAILABLE(`no answer within ${this.#timeout} ms`))
-      }, since + this.#timeout - performance.now())
+      }, Math.max(1, since + this.#timeout - performance.now()))
       const waiting: Waiting = {
         data,
         dedupe,
