@@ -363,7 +363,7 @@ t.test('the connection that listens', { skip }, async t => {
     }
   })
 
-  for (const name of [...newestClients, 'redis 4']) {
+  for (const name of newestClients) {
     t.test(`a connection that was lost is asked for what is followed then, and for nothing else (${name})`, async t => {
       const { broker, client } = await open(t, {}, { name, probeTimes: [20, 30] })
       const untails = []
