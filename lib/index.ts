@@ -1,5 +1,5 @@
 /**
- * The plugin: options and decorations. With typed-routes.ts, the only place that speaks to a Fastify instance.
+ * The plugin: options and decorations. With typed/routes.ts, the only place that speaks to a Fastify instance.
  */
 import type { FastifyError, FastifyInstance, FastifyReply } from 'fastify'
 import fp from 'fastify-plugin'
@@ -8,16 +8,16 @@ import { Channels } from './channel/channels.ts'
 import { FST_STREAM_NAME_TAKEN, withCause } from './errors.ts'
 import { resolvePluginOptions, type ChannelOptions, type StreamingOptions } from './options.ts'
 import { Registration } from './registration.ts'
-import { compilersOf, EventSchemas } from './schema.ts'
+import { compilersOf, EventSchemas } from './typed/schemas.ts'
 import { markSentOnSend, ownerOf, unmarkSent } from './stream/payload.ts'
 import { sendEventStream } from './stream/sse.ts'
 import { sendStreamWriter } from './stream/writer.ts'
-import { findTypedRoutes } from './typed-routes.ts'
+import { findTypedRoutes } from './typed/routes.ts'
 import '../types/fastify.ts'
 
 export { memoryBroker } from './brokers/memory.ts'
 export { createChannels } from './channel/channels.ts'
-export { transformObject } from './openapi.ts'
+export { transformObject } from './typed/openapi.ts'
 export type { Broker, EventId, From, History, Page, PublishRequest, Stored, Tail } from './brokers/broker.ts'
 export type { Channel, ChannelItem, PublishedEvent } from './channel/channel.ts'
 export type { ChannelLog, ChannelStats, CreateChannelsOptions, StandaloneChannels } from './channel/channels.ts'

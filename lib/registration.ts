@@ -15,7 +15,7 @@ import { outcomeReasons, type Host, type Lifecycle, type Refusal, type RouteEven
 import type { LiveReader, LiveTarget } from './stream/live.ts'
 import { ignoreRejection, isPromiseLike } from './stream/promise-like.ts'
 import { SessionCloser } from './stream/sessions.ts'
-import { eventsOf } from './typed-routes.ts'
+import { eventsOf } from './typed/routes.ts'
 
 /** Counts of a registration since it was made; those of open streams are in them. */
 export interface StreamingStats extends ChannelStats {

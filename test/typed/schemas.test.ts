@@ -1,4 +1,4 @@
-import './fixtures/guard.ts'
+import '../fixtures/guard.ts'
 import { Readable } from 'node:stream'
 import { TypeBoxValidatorCompiler } from '@fastify/type-provider-typebox'
 import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify'
@@ -6,10 +6,10 @@ import { serializerCompiler, validatorCompiler } from 'fastify-type-provider-zod
 import t, { type Test } from 'tap'
 import { Type } from 'typebox'
 import { z } from 'zod'
-import streaming, { createChannels, memoryBroker } from '../lib/index.ts'
-import { internalOf } from '../lib/internals.ts'
-import { soon } from './fixtures/samples.ts'
-import { serve, troubles, type ServeOptions, type TestServer } from './fixtures/server.ts'
+import streaming, { createChannels, memoryBroker } from '../../lib/index.ts'
+import { internalOf } from '../../lib/internals.ts'
+import { soon } from '../fixtures/samples.ts'
+import { serve, troubles, type ServeOptions, type TestServer } from '../fixtures/server.ts'
 
 const headline = { type: 'object', required: ['text'], properties: { text: { type: 'string' }, seen: { type: 'integer' } } }
 const events = { headline, message: { type: 'string', minLength: 2 } }

@@ -2,10 +2,10 @@
  * Routes with `schema.events`: found when they are declared, compiled when the app gets ready, at hand in each request.
  */
 import type { FastifyInstance, FastifyReply, FastifySchema, RouteOptions } from 'fastify'
-import { FST_STREAM_INVALID_SCHEMA } from './errors.ts'
-import { internalOf } from './internals.ts'
+import { FST_STREAM_INVALID_SCHEMA } from '../errors.ts'
+import { internalOf } from '../internals.ts'
 import { documented } from './openapi.ts'
-import { compilersOf, EventSchemas, type OwnCompilers } from './schema.ts'
+import { compilersOf, EventSchemas, type OwnCompilers } from './schemas.ts'
 
 /** Where the configuration of a route has its events; the ESM and CJS builds share it. */
 const kEvents = Symbol.for('fastify-streaming.events')

@@ -1,4 +1,4 @@
-import './fixtures/guard.ts'
+import '../fixtures/guard.ts'
 import path from 'node:path'
 import swagger, { type FastifyDynamicSwaggerOptions } from '@fastify/swagger'
 import { Validator } from '@seriousme/openapi-schema-validator'
@@ -10,8 +10,8 @@ import { Type } from 'typebox'
 import ts from 'typescript'
 import { z } from 'zod'
 import * as mini from 'zod/mini'
-import streaming, { transformObject } from '../lib/index.ts'
-import { root, write } from './fixtures/readme.ts'
+import streaming, { transformObject } from '../../lib/index.ts'
+import { root, write } from '../fixtures/readme.ts'
 
 type Document = Record<string, any>
 

@@ -3,8 +3,8 @@
  * https://spec.openapis.org/oas/v3.2.0.html#sequential-media-types
  */
 import type { FastifySchema } from 'fastify'
-import { isPlainObject } from './options.ts'
-import type { EventSchemas } from './schema.ts'
+import { isPlainObject } from '../options.ts'
+import type { EventSchemas } from './schemas.ts'
 
 type Json = Record<string, unknown>
 

@@ -3,11 +3,11 @@
  * of data that does.
  */
 import type { FastifyInstance, FastifySchemaCompiler, FastifySerializerCompiler } from 'fastify'
-import { FST_STREAM_INVALID_EVENT, FST_STREAM_INVALID_SCHEMA, FST_STREAM_UNKNOWN_EVENT, kindOf, shown, withCause } from './errors.ts'
-import { internalOf } from './internals.ts'
-import { isPlainObject } from './options.ts'
-import type { TypedEvents } from './stream/encode.ts'
-import { ignoreRejection, isPromiseLike } from './stream/promise-like.ts'
+import { FST_STREAM_INVALID_EVENT, FST_STREAM_INVALID_SCHEMA, FST_STREAM_UNKNOWN_EVENT, kindOf, shown, withCause } from '../errors.ts'
+import { internalOf } from '../internals.ts'
+import { isPlainObject } from '../options.ts'
+import type { TypedEvents } from '../stream/encode.ts'
+import { ignoreRejection, isPromiseLike } from '../stream/promise-like.ts'
 
 /** What compiles the schemas of a route. */
 export interface Compilers {
