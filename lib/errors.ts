@@ -82,8 +82,8 @@ export function shown (value: unknown): string {
 
 /** What a value is, without what is in it: error messages reach clients, and what an event holds may not be for them. */
 export function kindOf (value: unknown): string {
-  if (typeof value === 'object' && value !== null) return Object.prototype.toString.call(value)
-  return typeof value === 'string' || typeof value === 'function' || typeof value === 'symbol' ? `a ${typeof value}` : shown(value)
+  if (value === null || value === undefined) return String(value)
+  return typeof value === 'object' ? Object.prototype.toString.call(value) : `a ${typeof value}`
 }
 
 /** The error, with what led to it. */

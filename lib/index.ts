@@ -8,7 +8,8 @@ import { Channels } from './channel/channels.ts'
 import { FST_STREAM_NAME_TAKEN, withCause } from './errors.ts'
 import { resolvePluginOptions, type ChannelOptions, type StreamingOptions } from './options.ts'
 import { Registration } from './registration.ts'
-import { compilersOf, EventSchemas } from './typed/schemas.ts'
+import { EventSchemas } from './typed/schemas.ts'
+import { InstanceCompilers } from './typed/compilers.ts'
 import { markSentOnSend, ownerOf, unmarkSent } from './stream/payload.ts'
 import { sendEventStream } from './stream/sse.ts'
 import { sendStreamWriter } from './stream/writer.ts'
@@ -51,6 +52,7 @@ async function streaming (app: FastifyInstance, options: StreamingOptions): Prom
   decorate(app, 'reply.streamWriter', () => app.decorateReply('streamWriter', function (this: FastifyReply, ...args: unknown[]) {
     return sendStreamWriter(registration, this, args, writer) as never
   }))
+  const compilers = new InstanceCompilers()
   const views = new WeakMap<FastifyInstance, FastifyInstance['streaming']>()
   // One for each context: it has compilers of its own.
   decorate(app, 'app.streaming', () => app.decorate('streaming', {
@@ -58,14 +60,14 @@ async function streaming (app: FastifyInstance, options: StreamingOptions): Prom
       const view = views.get(this) ?? {
         get open () { return registration.open },
         stats: () => registration.stats(),
-        channel: (name: string, options?: ChannelOptions) => channels.channel(name, options, compilerOf(this, sse.validate)) as never
+        channel: (name: string, options?: ChannelOptions) => channels.channel(name, options, compilerOf(this, compilers, sse.validate)) as never
       }
       views.set(this, view)
       return view
     }
   }))
   app.decorate(kRegistered, registration)
-  findTypedRoutes(app, instance => (instance as { [kRegistered]?: Registration })[kRegistered] === registration)
+  findTypedRoutes(app, compilers, instance => (instance as { [kRegistered]?: Registration })[kRegistered] === registration)
   app.addHook('preClose', async () => await registration.shutDown())
   app.addHook('onClose', async () => await channels.close())
   app.addHook('onSend', markSentOnSend)
@@ -79,11 +81,11 @@ async function streaming (app: FastifyInstance, options: StreamingOptions): Prom
 export default fp(streaming, { name: 'fastify-streaming', fastify: '5.x' })
 
 /** What compiles the events of a channel that this context names first. */
-function compilerOf (app: FastifyInstance, isValidating: boolean): CompileEvents {
+function compilerOf (app: FastifyInstance, compilers: InstanceCompilers, isValidating: boolean): CompileEvents {
   return (name, { events, validate = isValidating }) => {
     const schemas = new EventSchemas(events, `the channel '${name}'`)
-    schemas.compile(compilersOf(app))
-    return schemas.encoder(validate)
+    schemas.compile(compilers.of(app))
+    return validate ? schemas.checked : schemas.unchecked
   }
 }
 

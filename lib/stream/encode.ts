@@ -133,7 +133,7 @@ export function commentLines (text: unknown): string {
 /** The line that sets the client's reconnection time; no blank line after it. */
 export function retryLine (milliseconds: unknown): string {
   if (!Number.isSafeInteger(milliseconds) || (milliseconds as number) < 0) {
-    throw new FST_STREAM_INVALID_FIELD('retry', 'a non-negative safe integer of milliseconds', kindOf(milliseconds))
+    throw new FST_STREAM_INVALID_FIELD('retry', 'a non-negative safe integer of milliseconds', typeof milliseconds === 'number' ? shown(milliseconds) : kindOf(milliseconds))
   }
   return `retry: ${milliseconds as number}\n`
 }

@@ -71,7 +71,10 @@ export interface Host {
 
 /** The events that a route names. */
 export interface RouteEvents {
-  encoder (validate: boolean): TypedEvents
+  /** Encodes them and checks their data. */
+  readonly checked: TypedEvents
+  /** Encodes them; the serializers alone refuse data. */
+  readonly unchecked: TypedEvents
 }
 
 /** Why a stream is not admitted. */

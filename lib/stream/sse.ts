@@ -114,7 +114,7 @@ class EventStreamReply extends Lifecycle implements LiveTarget {
       const events = this.host.eventsOf(this.reply)
       const [name, rule] = events === undefined ? ['validate', 'it is for routes with schema.events only'] as const : ['serialize', 'the events of this route have serializers of their own'] as const
       if (options?.[name] !== undefined) throw new FST_STREAM_INVALID_OPTION(name, `absent: ${rule}`, shown(options[name]))
-      this.#typed = events?.encoder(this.options.validate)
+      this.#typed = this.options.validate ? events?.checked : events?.unchecked
       return undefined
     } catch (error) {
       return { error }

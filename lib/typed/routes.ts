@@ -4,8 +4,9 @@
 import type { FastifyInstance, FastifyReply, FastifySchema, RouteOptions } from 'fastify'
 import { FST_STREAM_INVALID_SCHEMA } from '../errors.ts'
 import { internalOf } from '../internals.ts'
+import type { InstanceCompilers, OwnCompilers } from './compilers.ts'
 import { documented } from './openapi.ts'
-import { compilersOf, EventSchemas, type OwnCompilers } from './schemas.ts'
+import { EventSchemas } from './schemas.ts'
 
 /** Where the configuration of a route has its events; the ESM and CJS builds share it. */
 const kEvents = Symbol.for('fastify-streaming.events')
@@ -13,44 +14,52 @@ const kEvents = Symbol.for('fastify-streaming.events')
 /** What Fastify keeps of a route. */
 interface RouteContext extends OwnCompilers {
   schema?: FastifySchema
-  config?: { method?: string | string[], url?: string, [kEvents]?: EventSchemas }
+  config?: { method?: string | string[], url?: string, [kEvents]?: CompiledRoute }
+}
+
+interface CompiledRoute {
+  events: EventSchemas | undefined
 }
 
 /**
- * Finds the routes of an app that name their events. A schema that cannot be used fails where the route is declared; one
- * that may still find its compiler, or what it refers to, fails when the app gets ready.
+ * Finds the routes of an app that name their events, and compiles these when the app gets ready. What cannot be a schema
+ * whatever is still to come fails where the route is declared.
  */
-export function findTypedRoutes (app: FastifyInstance, isOurs: (instance: FastifyInstance) => boolean): void {
-  const found: Array<{ instance: FastifyInstance, route: RouteOptions, events: EventSchemas }> = []
+export function findTypedRoutes (app: FastifyInstance, compilers: InstanceCompilers, isOurs: (instance: FastifyInstance) => boolean): void {
+  const found: Array<{ instance: FastifyInstance, route: RouteOptions, compiled: CompiledRoute }> = []
 
   app.addHook('onRoute', function (route) {
     const events = eventsNamed(route.schema, route.method, route.url)
     if (events === undefined) return
-    events.check(compilersOf(this, route as OwnCompilers))
-    route.config = { ...route.config, [kEvents]: events } as RouteOptions['config']
-    found.push({ instance: this, route, events })
+    events.check(compilers.of(this, route as OwnCompilers))
+    const compiled: CompiledRoute = { events: undefined }
+    route.config = { ...route.config, [kEvents]: compiled } as RouteOptions['config']
+    found.push({ instance: this, route, compiled })
   })
 
   app.addHook('onReady', async () => {
-    for (const { instance, route, events } of found) {
-      events.compile(compilersOf(instance, route as OwnCompilers))
+    for (const { instance, route, compiled } of found) {
+      // Other hooks may have given the route another schema since.
+      const events = eventsNamed(route.schema, route.method, route.url)
+      events?.compile(compilers.of(instance, route as OwnCompilers))
+      compiled.events = events
       // Fastify has compiled the route by now, and those who describe it have not asked yet.
-      route.schema = documented(route.schema as FastifySchema, events)
+      if (events !== undefined) route.schema = documented(route.schema as FastifySchema, events)
     }
   })
 
   onCompile(app, (instance, { schema, config, ...own }) => {
     if (config === undefined || config[kEvents] !== undefined || !isOurs(instance)) return
     const events = eventsNamed(schema, config.method, config.url)
-    events?.compile(compilersOf(instance, own))
-    config[kEvents] = events
+    events?.compile(compilers.of(instance, own))
+    config[kEvents] = { events }
   })
 }
 
 /** The events that the route of a reply names; undefined when it names none. Throws FST_STREAM_INVALID_SCHEMA. */
 export function eventsOf (reply: FastifyReply): EventSchemas | undefined {
   const { config, schema, method, url } = reply.request.routeOptions
-  const events = (config as RouteContext['config'])?.[kEvents]
+  const events = (config as RouteContext['config'])?.[kEvents]?.events
   if (events === undefined && eventsNamed(schema, method, url) !== undefined) {
     throw new FST_STREAM_INVALID_SCHEMA('*', ownerName(method, url), 'the route was declared before the plugin was loaded: await app.register() first')
   }
@@ -73,8 +82,8 @@ function onCompile (app: FastifyInstance, listener: (instance: FastifyInstance, 
   const notFound = internalOf(app, 'fastify.404') as { setContext (instance: FastifyInstance, context: RouteContext): void } | undefined
   if (notFound === undefined) return
   const { setContext } = notFound
-  notFound.setContext = (instance, context) => {
-    setContext(instance, context)
-    listener(instance, context)
+  notFound.setContext = (...args) => {
+    setContext.apply(notFound, args)
+    listener(...args)
   }
 }

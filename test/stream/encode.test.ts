@@ -121,7 +121,7 @@ t.test('what is refused', async t => {
   })
 
   t.test('a serializer that returns no string is refused', async t => {
-    t.throws(() => encodeEvent({ data: 1 }, (() => 1) as never), { code: 'FST_STREAM_INVALID_EVENT', message: /not to 1/ })
+    t.throws(() => encodeEvent({ data: 1 }, (() => 1) as never), { code: 'FST_STREAM_INVALID_EVENT', message: /not to a number/ })
   })
 
   t.test('a cycle is refused with its cause', async t => {
@@ -171,6 +171,12 @@ t.test('what is refused', async t => {
       t.throws(() => encode({ retry: value }), { code: 'FST_STREAM_INVALID_FIELD', message: /'retry'.*non-negative safe integer/ })
     })
   }
+
+  t.test('a refusal tells a retry, which is no data, and of others what kind of value they are', async t => {
+    t.throws(() => encode({ retry: -1 }), { message: /got '-1'$/ })
+    t.throws(() => encode({ retry: '5' }), { message: /got 'a string'$/ })
+    t.throws(() => encode({ id: 1.5 }), { message: /got 'a number'$/ })
+  })
 
   for (const value of [1, null, {}]) {
     t.test(`comment ${JSON.stringify(value)} is refused`, async t => {

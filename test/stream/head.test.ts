@@ -303,7 +303,7 @@ t.test('an error before the head is an ordinary Fastify error', async t => {
 
   t.test('of a first item that is no event', async t => {
     const server = await serve(t, (request, reply) => reply.sse([1]))
-    const message = "An event must be a string or an event object; wrap the value as { data: value }, got '1'"
+    const message = "An event must be a string or an event object; wrap the value as { data: value }, got 'a number'"
     await isOrdinary(t, server, 500, {
       statusCode: 500, code: 'FST_STREAM_INVALID_EVENT', error: 'Internal Server Error', message
     }, [[50, message]])
