@@ -20,7 +20,7 @@ export { memoryBroker } from './brokers/memory.ts'
 export { createChannels } from './channel/channels.ts'
 export { transformObject } from './typed/openapi.ts'
 export type { Broker, EventId, From, History, Page, PublishRequest, Stored, Tail } from './brokers/broker.ts'
-export type { Channel, ChannelItem, PublishedEvent } from './channel/channel.ts'
+export type { Channel, ChannelItem, PublishedEvent, TypedChannel } from './channel/channel.ts'
 export type { ChannelLog, ChannelStats, CreateChannelsOptions, StandaloneChannels } from './channel/channels.ts'
 export type { LagPolicy } from './channel/cursor.ts'
 export type { ChannelEvent, Gap, GapReason } from './channel/frame.ts'
@@ -45,7 +45,11 @@ async function streaming (app: FastifyInstance, options: StreamingOptions): Prom
   const channels = new Channels(broker, sse.serialize, app.log)
   const registration = new Registration(app, limits, channels)
   refuseOtherPlugins(app)
-  app.addHook('onReady', async () => refuseOtherPlugins(app))
+  let isStarting = true
+  app.addHook('onReady', async () => {
+    isStarting = false
+    refuseOtherPlugins(app)
+  })
   decorate(app, 'reply.sse', () => app.decorateReply('sse', function (this: FastifyReply, ...args: unknown[]) {
     return sendEventStream(registration, this, args, sse) as never
   }))
@@ -60,7 +64,7 @@ async function streaming (app: FastifyInstance, options: StreamingOptions): Prom
       const view = views.get(this) ?? {
         get open () { return registration.open },
         stats: () => registration.stats(),
-        channel: (name: string, options?: ChannelOptions) => channels.channel(name, options, compilerOf(this, compilers, sse.validate)) as never
+        channel: (name: string, options?: ChannelOptions) => channels.channel(name, options, compilerOf(this, compilers, sse.validate), isStarting) as never
       }
       views.set(this, view)
       return view

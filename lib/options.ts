@@ -126,7 +126,7 @@ export interface StreamWriterOptions extends CommonOptions {
 }
 
 /** Options of one `reply.sse()`; `replay`, `filter` and `lag` are for channels only. */
-export interface EventStreamOptions extends EventStreamDefaults, ReadOptions {
+export interface EventStreamOptions<Events extends object = Record<string, unknown>> extends EventStreamDefaults, ReadOptions<Events> {
   /** Ends the stream when it aborts (`aborted`). */
   signal?: AbortSignal
   /**

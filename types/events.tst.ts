@@ -162,13 +162,41 @@ describe('channels', () => {
     expect(zodApp.streaming.channel('news', { events: zodEvents }).publish({ event: 'headline', data: { text: 1 } })).type.toRaiseError("Type 'number' is not assignable to type 'string'")
   })
 
+  test('tell their schemas, which a route may have, too', () => {
+    const news = jsonApp.streaming.channel('news', { events: jsonEvents })
+    expect(news.events).type.toBe<typeof jsonEvents>()
+    jsonApp.get('/', { schema: { events: news.events } }, (request, reply) => reply.sse(news))
+    expect(app.streaming.channel('news')).type.not.toHaveProperty('events')
+  })
+
   test('are sources where the route has all their events', () => {
-    jsonApp.get('/', { schema: { events: jsonEvents } }, (request, reply) => reply.sse(app.streaming.channel<Events>('news')))
-    jsonApp.get('/', { schema: { events: jsonEvents } }, (request, reply) => reply.sse([app.streaming.channel<Pick<Events, 'headline'>>('news')], { replay: 1 }))
+    const { headline } = jsonEvents
+    const news = jsonApp.streaming.channel('news', { events: jsonEvents })
+    jsonApp.get('/', { schema: { events: jsonEvents } }, (request, reply) => reply.sse(news))
+    jsonApp.get('/', { schema: { events: jsonEvents } }, (request, reply) => reply.sse([jsonApp.streaming.channel('news', { events: { headline } })], { replay: 1 }))
     jsonApp.get('/', { schema: { events: jsonEvents } }, (request, reply) => {
-      expect(reply.sse(app.streaming.channel<{ other: string }>('news'))).type.toRaiseError("Type '\"other\"' is not assignable to type")
-      expect(reply.sse(app.streaming.channel<{ headline: number }>('news'))).type.toRaiseError("Type 'number' is not assignable to type '{ text: string; }'")
+      expect(reply.sse(jsonApp.streaming.channel('news', { events: { other: headline } }))).type.toRaiseError("Type '\"other\"' is not assignable to type")
+      expect(reply.sse(jsonApp.streaming.channel('news', { events: { headline: { type: 'number' } } }))).type.toRaiseError("Type 'number' is not assignable to type '{ text: string; }'")
     })
+  })
+
+  test('are no sources of such a route when they name no events', () => {
+    jsonApp.get('/', { schema: { events: jsonEvents } }, (request, reply) => {
+      expect(reply.sse(app.streaming.channel('news'))).type.toRaiseError("Property 'events' is missing in type 'Channel<Record<string, unknown>>'")
+      expect(reply.sse(app.streaming.channel<Events>('news'))).type.toRaiseError("Property 'events' is missing in type 'Channel<Events>'")
+    })
+  })
+
+  test('tell a filter what their events are', () => {
+    const news = jsonApp.streaming.channel('news', { events: jsonEvents })
+    jsonApp.get('/', { schema: { events: jsonEvents } }, (request, reply) => reply.sse(news, {
+      filter: item => {
+        expect(item.event).type.toBe<'headline' | 'message'>()
+        if (item.event === 'message') expect(item.json()).type.toBe<unknown>()
+        return item.event === 'headline' && item.json().text === 'a'
+      }
+    }))
+    app.get('/', (request, reply) => reply.sse(news, { filter: ({ event, json }) => event === 'x' && json() === 1 }))
   })
 })
 

@@ -1,7 +1,7 @@
 /**
  * What the plugin adds to Fastify's types.
  */
-import type { Channel } from '../lib/channel/channel.ts'
+import type { Channel, TypedChannel } from '../lib/channel/channel.ts'
 import type { ChannelOptions, EventStreamOptions, StreamWriterOptions } from '../lib/options.ts'
 import type { StreamingStats } from '../lib/registration.ts'
 import type { EventSource, EventSourceFunction, EventStream } from '../lib/stream/sse.ts'
@@ -42,7 +42,7 @@ declare module 'fastify' {
        */
       channel<const Schemas extends Record<string, unknown>> (
         name: string, options: ChannelOptions & { events: Schemas }
-      ): Channel<EventsOf<TypeProvider, Schemas>>
+      ): TypedChannel<EventsOf<TypeProvider, Schemas>, Schemas>
       channel<Events extends object = Record<string, unknown>> (name: string, options?: ChannelOptions): Channel<Events>
     }
   }
@@ -50,7 +50,7 @@ declare module 'fastify' {
   interface FastifyReply<RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider> {
     sse (
       source: EventSource<RouteEvents<TypeProvider, SchemaCompiler>> | EventSourceFunction<RouteEvents<TypeProvider, SchemaCompiler>>,
-      options?: EventStreamOptions
+      options?: EventStreamOptions<RouteEvents<TypeProvider, SchemaCompiler>>
     ): Promise<StreamOutcome & void>
     sse (options?: EventStreamOptions): Promise<EventStream<RouteEvents<TypeProvider, SchemaCompiler>> & void>
     streamWriter (source: StreamWriterCallback | ChunkSource, options?: StreamWriterOptions): Promise<StreamOutcome & void>

@@ -1,11 +1,12 @@
 /**
  * A channel: what is published to it reaches all who subscribe, and those who come back get what they have missed.
  */
+import { isDeepStrictEqual } from 'node:util'
 import type { Broker, History } from '../brokers/broker.ts'
 import { defaultHistory } from '../brokers/broker.ts'
 import { FST_STREAM_CLOSED, FST_STREAM_INVALID_OPTION } from '../errors.ts'
 import {
-  pickRetry, resolveChannelOptions, resolveCloseOptions, resolvePublishOptions, resolveSubscribeOptions,
+  isPlainObject, pickRetry, resolveChannelOptions, resolveCloseOptions, resolvePublishOptions, resolveSubscribeOptions,
   type ChannelOptions, type CloseOptions, type PublishOptions, type SubscribeOptions
 } from '../options.ts'
 import type { EventItem, Serialize, TypedEvents } from '../stream/encode.ts'
@@ -34,6 +35,12 @@ export interface Channel<Events extends object = Record<string, unknown>> {
   subscribe (options?: SubscribeOptions<Events>): AsyncIterableIterator<ChannelItem<Events>>
   /** Ends its streams (`closed`) and iterators in this process. What is in the history stays, and the name may be opened anew. */
   close (options?: CloseOptions): void
+}
+
+/** A channel that names its events: made with `events`, and what a route with `schema.events` reads. */
+export interface TypedChannel<Events extends object, Schemas extends object = Readonly<Record<string, unknown>>> extends Channel<Events> {
+  /** The schema of the data of each event. */
+  readonly events: Schemas
 }
 
 /** What a channel takes: any event, or those of `Events` when it names them. */
@@ -74,8 +81,6 @@ export class EventChannel implements Channel, FeedHost {
   readonly #tag: string
   readonly #host: ChannelHost
   readonly #history: History
-  readonly #events: ChannelOptions['events']
-  readonly #validate: boolean | undefined
   readonly #typed: TypedEvents | undefined
   #feed: Feed | undefined
   #lingering: NodeJS.Timeout | undefined
@@ -90,8 +95,6 @@ export class EventChannel implements Channel, FeedHost {
     this.#history = { ...defaultHistory, ...history }
     const own = ownNames.find(name => events !== undefined && Object.hasOwn(events, name))
     if (own !== undefined) throw new FST_STREAM_INVALID_OPTION('events', 'without gap and position: those are of the channel itself', own)
-    this.#events = events
-    this.#validate = validate
     this.#typed = events && compile(name, { events, validate })
     this.#touch()
   }
@@ -113,12 +116,17 @@ export class EventChannel implements Channel, FeedHost {
         throw new FST_STREAM_INVALID_OPTION(`history.${name}`, `${this.#history[name]}, as the channel '${this.name}' has it already`, String(value))
       }
     }
-    if (events !== undefined && !haveSameSchemas(events, this.#events)) {
-      throw new FST_STREAM_INVALID_OPTION('events', `the very schemas that the channel '${this.name}' has already, or none if it has none`, Object.keys(events).join(', '))
+    if (events !== undefined && !haveSameSchemas(events, this.events)) {
+      throw new FST_STREAM_INVALID_OPTION('events', `the schemas that the channel '${this.name}' has already, or none if it has none`, Object.keys(events).join(', '))
     }
-    if (validate !== undefined && validate !== this.#validate) {
-      throw new FST_STREAM_INVALID_OPTION('validate', `${this.#validate}, as the channel '${this.name}' has it already`, String(validate))
+    const isValidating = this.#typed?.isValidating
+    if (validate !== undefined && validate !== isValidating) {
+      throw new FST_STREAM_INVALID_OPTION('validate', `${String(isValidating)}, as the channel '${this.name}' has it already`, String(validate))
     }
+  }
+
+  get events (): TypedEvents['schemas'] | undefined {
+    return this.#typed?.schemas
   }
 
   /** Of the events that may be published; undefined when that is any. */
@@ -223,7 +231,12 @@ export class EventChannel implements Channel, FeedHost {
   }
 }
 
-function haveSameSchemas (some: object, others: ChannelOptions['events'] = {}): boolean {
+function haveSameSchemas (some: TypedEvents['schemas'], others: TypedEvents['schemas'] = {}): boolean {
   const entries = Object.entries(some)
-  return entries.length === Object.keys(others).length && entries.every(([name, schema]) => others[name] === schema)
+  return entries.length === Object.keys(others).length && entries.every(([name, schema]) => Object.hasOwn(others, name) && isSameSchema(others[name], schema))
+}
+
+/** True for one and the same schema, and for two that are equal as JSON: of no other is everything to be seen. */
+export function isSameSchema (one: unknown, other: unknown): boolean {
+  return one === other || (isPlainObject(one) && isPlainObject(other) && isDeepStrictEqual(one, other))
 }

@@ -72,6 +72,8 @@ export class Channels implements ChannelHost {
     if (this.#named.get(name)?.deref() === undefined) this.#named.delete(name)
   })
 
+  /** Those that are kept whether anybody holds them or not. */
+  readonly #lasting = new Set<EventChannel>()
   readonly #active = new Set<EventChannel>()
   #gaps = 0
   /** Channels that get no answer of the broker. */
@@ -88,10 +90,11 @@ export class Channels implements ChannelHost {
   }
 
   /**
-   * `compile` compiles the events of a channel that is new. Throws FST_STREAM_INVALID_OPTION, also for options that
-   * contradict those that the channel has, FST_STREAM_INVALID_SCHEMA and FST_STREAM_CLOSED.
+   * `compile` compiles the events of a channel that is new, which is kept until it is closed if it `isLasting` and has
+   * options. Throws FST_STREAM_INVALID_OPTION, also for options that contradict those that the channel has,
+   * FST_STREAM_INVALID_SCHEMA and FST_STREAM_CLOSED.
    */
-  channel (name: string, options?: ChannelOptions, compile: CompileEvents = refuseEvents): EventChannel {
+  channel (name: string, options?: ChannelOptions, compile: CompileEvents = refuseEvents, isLasting = false): EventChannel {
     checkChannelName(name)
     const known = this.#named.get(name)?.deref()
     if (known !== undefined) {
@@ -102,6 +105,7 @@ export class Channels implements ChannelHost {
     const channel = new EventChannel(this, name, options, compile)
     this.#named.set(name, new WeakRef(channel))
     this.#forgotten.register(channel, name)
+    if (isLasting && options !== undefined) this.#lasting.add(channel)
     return channel
   }
 
@@ -129,6 +133,7 @@ export class Channels implements ChannelHost {
 
   closed (channel: EventChannel): void {
     this.#active.delete(channel)
+    this.#lasting.delete(channel)
     this.#named.delete(channel.name)
   }
 

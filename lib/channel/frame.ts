@@ -21,8 +21,8 @@ export type ChannelEvent<Events extends object = Record<string, unknown>> = {
     readonly key: string | undefined
     /** The encoded data: text, lines joined by LF. */
     readonly data: string
-    /** The data parsed as JSON, once for all; throws a SyntaxError when it is none. */
-    json (): Events[Name]
+    /** The data parsed as JSON, once for all; throws a SyntaxError when it is none, as a text may be. */
+    json (): Events[Name] extends infer Data ? Data extends string ? unknown : Data : never
   }
 }[keyof Events & string]
 

@@ -1,14 +1,13 @@
 /**
  * Channels as the source of an event stream.
  */
-import { isDeepStrictEqual } from 'node:util'
 import type { FastifyRequest } from 'fastify'
 import { publishGap } from '../diagnostics.ts'
 import { FST_STREAM_INVALID_SOURCE, kindOf, shown } from '../errors.ts'
-import { defaultLag, isPlainObject, type ReadOptions } from '../options.ts'
+import { defaultLag, type ReadOptions } from '../options.ts'
 import { retryLine, type TypedEvents } from '../stream/encode.ts'
 import type { LiveReader, LiveTarget } from '../stream/live.ts'
-import { EventChannel } from './channel.ts'
+import { EventChannel, isSameSchema } from './channel.ts'
 import type { Cursor, LagPolicy, Subscriber } from './cursor.ts'
 import { gapBlock, positionBlock, type Batch, type Frame, type Gap } from './frame.ts'
 import { formatPosition, joinPositions, parsePositions } from './position.ts'
@@ -37,14 +36,9 @@ function looseness (channel: TypedEvents | undefined, { schemas, isValidating }:
   if (channel === undefined || names.some(name => !Object.hasOwn(schemas, name))) {
     return `a channel that names its events, all of them among those of the route (${Object.keys(schemas).join(', ')})`
   }
-  const other = names.find(name => !areSame(channel.schemas[name], schemas[name]))
+  const other = names.find(name => !isSameSchema(channel.schemas[name], schemas[name]))
   if (other !== undefined) return `a channel that has the schema of the route for '${shown(other)}'`
   return isValidating && !channel.isValidating ? 'a channel that checks its events, as the route does' : undefined
-}
-
-function areSame (one: unknown, other: unknown): boolean {
-  // Only of JSON is everything to be seen.
-  return one === other || (isPlainObject(one) && isPlainObject(other) && isDeepStrictEqual(one, other))
 }
 
 function listOf (source: unknown): EventChannel[] | undefined {

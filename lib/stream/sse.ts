@@ -52,9 +52,9 @@ export type EventSource<Events extends object = Record<string, unknown>> = strin
   ? AnySource<unknown> | NodeJS.ReadableStream | Response | Channel<any> | Array<Channel<any>>
   : AnySource<EventItem<Events>> | ChannelOf<Events> | Array<ChannelOf<Events>>
 
-/** A channel whose events are all among those of `Events`. */
+/** A channel that names its events, all of them among those of `Events`. */
 interface ChannelOf<Events extends object> {
-  readonly size: number
+  readonly events: object
   subscribe (): AsyncIterableIterator<ChannelItem<Events>>
 }
 

@@ -1,5 +1,7 @@
 import '../fixtures/guard.ts'
 import { Readable } from 'node:stream'
+import v8 from 'node:v8'
+import vm from 'node:vm'
 import { TypeBoxValidatorCompiler } from '@fastify/type-provider-typebox'
 import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify'
 import { serializerCompiler, validatorCompiler } from 'fastify-type-provider-zod'
@@ -8,6 +10,7 @@ import { Type } from 'typebox'
 import { z } from 'zod'
 import streaming, { createChannels, memoryBroker } from '../../lib/index.ts'
 import { internalOf } from '../../lib/internals.ts'
+import { eventually } from '../fixtures/clock.ts'
 import { soon } from '../fixtures/samples.ts'
 import { serve, troubles, type ServeOptions, type TestServer } from '../fixtures/server.ts'
 
@@ -637,9 +640,34 @@ t.test('the events of a channel are those it was first named with', async t => {
   for (const options of [{ events: { headline } }, { events: { ...events, message: {} } }, { events, validate: true }]) {
     t.throws(() => app.streaming.channel('news', options), { code: 'FST_STREAM_INVALID_OPTION' })
   }
+  t.equal(app.streaming.channel('news', { events, validate: false }), news)
+  t.equal(app.streaming.channel('news', { events: structuredClone(events) }), news)
+  t.equal((news as any).events, events)
+  const checked = app.streaming.channel('checked', { events, validate: true })
+  t.equal(app.streaming.channel('checked', { events, validate: true }), checked)
+  t.throws(() => app.streaming.channel('checked', { events, validate: false }), { message: /'validate' must be true, as the channel 'checked' has it already/ })
   const any = app.streaming.channel('any')
   t.throws(() => app.streaming.channel('any', { events }), { code: 'FST_STREAM_INVALID_OPTION' })
+  t.equal((any as any).events, undefined)
   t.equal(app.streaming.channel('any'), any)
+})
+
+t.test('a channel that was named with options while the app started is kept, and one that was named later is not', async t => {
+  v8.setFlagsFromString('--expose-gc')
+  const collect = vm.runInNewContext('gc') as () => void
+  const name = (app: FastifyInstance, name: string) => app.streaming.channel(name, { events, history: { age: 1 } }).name
+  const { app } = await withChannel(t, app => { name(app, 'early') })
+  let collected = 0
+  const registry = new FinalizationRegistry(() => { collected++ })
+  registry.register(app.streaming.channel(name(app, 'later')), '')
+  await eventually(() => {
+    collect()
+    return collected === 1 && app.streaming.stats().channels === 0
+  })
+  t.equal((app.streaming.channel('early') as any).events, events)
+  t.equal((app.streaming.channel('later') as any).events, undefined)
+  app.streaming.channel('early').close()
+  t.equal((app.streaming.channel('early') as any).events, undefined)
 })
 
 t.test('a channel is compiled by the compilers of the context that names it', async t => {
