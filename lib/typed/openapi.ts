@@ -4,9 +4,9 @@
  */
 import type { FastifySchema } from 'fastify'
 import { isPlainObject } from '../options.ts'
+import { isJsonSchema } from './event.ts'
+import { lookUp, selfContained, type Json } from './json-schema.ts'
 import type { EventSchemas } from './schemas.ts'
-
-type Json = Record<string, unknown>
 
 const mediaType = 'text/event-stream'
 const description = 'Server-sent events'
@@ -34,20 +34,21 @@ const lastEventId = text('The id of the last event that the client has seen')
 export function documented (schema: FastifySchema, { schemas }: EventSchemas): FastifySchema {
   const all = Object.values(schemas)
   const zod = all.find(isZod)
-  if (zod === undefined && !all.every(schema => typeof schema === 'boolean' || isPlainObject(schema))) return schema
-  // Whoever reads Zod takes nothing else.
-  const as = (json: Json): unknown => zod === undefined ? json : describedAs(zod, json)
-  return {
-    ...schema,
-    headers: withLastEventId(schema.headers, as),
-    response: withStream(schema.response as Json | undefined, as({ type: 'array', items: { oneOf: entriesOf(schemas) } }))
-  }
+  if (zod === undefined && !all.every(isJsonSchema)) return schema
+  // Whoever reads Zod takes nothing else, and says in what dialect it is to be.
+  const as = (json: (target?: string) => Json): unknown => zod === undefined ? json() : describedAs(zod, json)
+  const stream = as(target => ({ type: 'array', items: { oneOf: entriesOf(schemas, target) } }))
+  return { ...schema, headers: withLastEventId(schema.headers, as), response: withStream(schema, stream) }
 }
 
-function entriesOf (schemas: Json): Json[] {
-  const entries = Object.entries(schemas).map(([name, schema]) => entry(name, jsonOf(schema, 'output')))
+function entriesOf (schemas: Json, target: string | undefined): Json[] {
+  const named = Object.entries(schemas).map(([name, schema]) => {
+    const data = jsonOf(schema, 'output', target)
+    const own = Object.hasOwn(controlEvents, name) ? controlEvents[name] : undefined
+    return own === undefined ? entry(name, data) : { description: own.description, ...entry(name, { anyOf: [data, own.data] }) }
+  })
   const controls = Object.entries(controlEvents).filter(([name]) => !Object.hasOwn(schemas, name))
-  return [...entries, ...controls.map(([name, { description, data }]) => ({ description, ...entry(name, data) }))]
+  return [...named, ...controls.map(([name, { description, data }]) => ({ description, ...entry(name, data) }))]
 }
 
 function entry (name: string, data: Json): Json {
@@ -58,20 +59,32 @@ function entry (name: string, data: Json): Json {
   }
 }
 
-function withStream (response: Json = {}, stream: unknown): Json {
+/** The responses of a route, the stream among them; what a 200 is besides keeps its headers and media types. */
+function withStream ({ response = {}, produces = ['application/json'] }: { response?: unknown, produces?: readonly string[] }, stream: unknown): Json {
   const media = { [mediaType]: { schema: stream } }
-  const given = response['200'] as Json | undefined
-  if (given === undefined) return { ...response, 200: { description, content: media } }
-  if (isPlainObject(given.content)) return { ...response, 200: { ...given, content: { ...media, ...given.content } } }
-  return { ...response, 200: { description: given.description ?? description, content: { 'application/json': { schema: given }, ...media } } }
+  const responses = response as Json
+  const given = responses['200']
+  if (given === undefined) return { ...responses, 200: { description, content: media } }
+  if (!isPlainObject(given)) return { ...responses, 200: { description, content: { ...mediaTypes(produces, given), ...media } } }
+  if (isPlainObject(given.content)) return { ...responses, 200: { ...given, content: { ...media, ...given.content } } }
+  const { headers, 'x-response-description': told = given.description ?? description, ...schema } = given
+  const others = schema.type === 'null' ? {} : mediaTypes(produces, schema)
+  return { ...responses, 200: { description: told, ...(headers === undefined ? {} : { headers }), content: { ...others, ...media } } }
 }
 
-function withLastEventId (headers: unknown, as: (json: Json) => unknown): unknown {
-  const json = headers === undefined ? { type: 'object' } : jsonOf(headers, 'input')
-  const properties = (json.properties ?? {}) as Json
+function mediaTypes (names: readonly string[], schema: unknown): Json {
+  return Object.fromEntries(names.map(name => [name, { schema }]))
+}
+
+function withLastEventId (headers: unknown, as: (json: (target?: string) => Json) => unknown): unknown {
+  const json = (target?: string): Json => headers === undefined ? { type: 'object' } : jsonOf(headers, 'input', target)
+  const { $ref, properties = {} } = json()
   // A schema that is elsewhere, or tells of the header itself.
-  if (json.$ref !== undefined || Object.keys(properties).some(name => name.toLowerCase() === 'last-event-id')) return headers
-  return as({ ...json, properties: { ...properties, 'Last-Event-ID': lastEventId } })
+  if ($ref !== undefined || Object.keys(properties as Json).some(name => name.toLowerCase() === 'last-event-id')) return headers
+  return as(target => {
+    const schema = json(target)
+    return { ...schema, properties: { ...schema.properties as Json, 'Last-Event-ID': lastEventId } }
+  })
 }
 
 interface Zod {
@@ -83,16 +96,18 @@ function isZod (schema: unknown): schema is Zod {
   return typeof schema === 'object' && schema !== null && '_zod' in schema
 }
 
-// A schema of Zod says what it is by this method of its internals, if it has it: https://zod.dev/packages/core#internals
-function describedAs (schema: Zod, json: Json): unknown {
-  const internals = Object.create(schema._zod, { toJSONSchema: { value: () => json }, parent: { value: undefined } }) as object
-  return Object.create(schema, { _zod: { value: internals } })
+// A schema of Zod says what it is by a method of its internals: since 4.2 by one that is told the dialect, before by
+// `toJSONSchema`, which still goes first. https://zod.dev/packages/core#internals
+function describedAs (schema: Zod, json: (target?: string) => Json): unknown {
+  const described: PropertyDescriptorMap = 'processJSONSchema' in schema._zod
+    ? { toJSONSchema: { value: undefined }, processJSONSchema: { value: ({ target }: { target: string }, result: Json) => { Object.assign(result, json(target)) } } }
+    : { toJSONSchema: { value: json } }
+  return Object.create(schema, { _zod: { value: Object.create(schema._zod, { ...described, parent: { value: undefined } }) } })
 }
 
-function jsonOf (schema: unknown, io: 'input' | 'output'): Json {
-  if (typeof schema === 'boolean') return schema ? {} : { not: {} }
-  if (!isZod(schema)) return selfContained(schema as Json)
-  return selfContained(schema.toJSONSchema?.({ io, target: 'draft-07', unrepresentable: 'any', override: dateAsText }) ?? {})
+function jsonOf (schema: unknown, io: 'input' | 'output', target = 'draft-07'): Json {
+  if (!isZod(schema)) return selfContained(schema as Json | boolean)
+  return selfContained(schema.toJSONSchema?.({ io, target, unrepresentable: 'any', override: dateAsText }) ?? {})
 }
 
 // As Zod's serializer has it.
@@ -100,43 +115,16 @@ function dateAsText ({ zodSchema, jsonSchema }: { zodSchema: { _zod: { def: { ty
   if (zodSchema._zod.def.type === 'date') Object.assign(jsonSchema, { type: 'string', format: 'date-time' })
 }
 
-/** The schema with what it defines for itself in place, as it is going to be a part of another one; what refers to itself is anything there. */
-function selfContained (root: Json): Json {
-  const { $id, $schema, $defs, definitions, ...rest } = root
-  const inlined = (node: unknown, within: string[]): unknown => {
-    if (Array.isArray(node)) return node.map(item => inlined(item, within))
-    if (typeof node !== 'object' || node === null) return node
-    const copy = Object.fromEntries(Object.entries(node).map(([key, value]) => [key, inlined(value, within)]))
-    const { $ref, ...others } = copy
-    const pointer = typeof $ref === 'string' ? localPointer($ref, $id) : undefined
-    if (pointer === undefined) return copy
-    if (pointer === '' || within.includes(pointer)) return others
-    return { ...inlined(lookUp(root, pointer), [...within, pointer]) as Json, ...others }
-  }
-  return inlined(rest, []) as Json
-}
-
-/** Where in the schema itself a reference leads; undefined for one that leads elsewhere. */
-function localPointer (ref: string, id: unknown): string | undefined {
-  const [base, pointer = ''] = ref.split('#')
-  return base === '' || base === id ? pointer : undefined
-}
-
-function lookUp (root: unknown, pointer: string): unknown {
-  const keys = pointer.split('/').slice(1).map(key => decodeURIComponent(key).replaceAll('~1', '/').replaceAll('~0', '~'))
-  return keys.reduce((node, key) => Object(node)[key], root)
-}
-
 /**
  * For `transformObject` of `@fastify/swagger`: gives the event streams of an OpenAPI 3.2 document an `itemSchema`, which
- * has the data of an event as the text that it is on the wire. Leaves older documents as they are.
+ * has the data of an event as the text that it is on the wire, and makes them text in a Swagger 2.0 document, which
+ * cannot say more. Leaves OpenAPI 3.0 and 3.1 as they are.
  */
-export function transformObject<Document extends object> (document: { openapiObject: Document } | { swaggerObject: unknown }): Document {
-  if (!('openapiObject' in document)) return document.swaggerObject as Document
+export function transformObject<Document extends object> (document: { openapiObject: Document } | { swaggerObject: object }): Document {
+  if (!('openapiObject' in document)) return withTextOnly(document.swaggerObject) as Document
   const { openapiObject } = document
-  const { openapi = '', paths = {} } = openapiObject as { openapi?: string, paths?: Record<string, Json> }
-  if (/^3\.[01]\./.test(openapi)) return openapiObject
-  for (const operation of Object.values(paths).flatMap(path => Object.values(path)) as Json[]) {
+  if (/^3\.[01]\./.test((openapiObject as { openapi?: string }).openapi ?? '')) return openapiObject
+  for (const operation of operationsOf(openapiObject)) {
     for (const response of Object.values(Object(operation.responses) as object) as Array<{ content?: Record<string, Json> }>) {
       const media = response.content?.[mediaType] as { schema?: { items?: { oneOf?: Json[] } }, itemSchema?: Json } | undefined
       const entries = media?.schema?.items?.oneOf
@@ -146,6 +134,25 @@ export function transformObject<Document extends object> (document: { openapiObj
     }
   }
   return openapiObject
+}
+
+function operationsOf (document: object): Json[] {
+  const { paths = {} } = document as { paths?: Record<string, Json> }
+  return Object.values(paths).flatMap(path => Object.values(path)) as Json[]
+}
+
+/** In Swagger 2.0 a response has one schema, and the operation its media types. */
+function withTextOnly (document: object): object {
+  for (const operation of operationsOf(document)) {
+    for (const response of Object.values(Object(operation.responses) as object) as Array<{ schema?: { content?: Record<string, Json> } }>) {
+      const { [mediaType]: stream, ...others } = response.schema?.content ?? {}
+      if (stream === undefined) continue
+      const [other] = Object.values(others)
+      Object.assign(operation, { produces: [...Object.keys(others), mediaType] })
+      Object.assign(response, { schema: other?.schema ?? { type: 'string' } })
+    }
+  }
+  return document
 }
 
 function isEntry (entry: Json): boolean {

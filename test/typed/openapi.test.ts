@@ -87,12 +87,12 @@ t.test('transformObject leaves event streams alone that somebody else describes'
   t.end()
 })
 
-t.test('transformObject leaves 3.0, 3.1 and Swagger 2.0 as they are', async t => {
+t.test('transformObject leaves 3.0, 3.1 and what has no events as they are', async t => {
   const events = { headline }
   for (const version of ['3.0.3', '3.1.0']) {
     t.notOk('itemSchema' in (await describe(t, version, { events }, { transformObject })).stream)
   }
-  const swaggerObject = { swagger: '2.0' }
+  const swaggerObject = { swagger: '2.0', paths: { '/': { get: { responses: { 200: { description: '' } } } } } }
   t.equal(transformObject({ swaggerObject }), swaggerObject)
   const bare = { openapi: '3.2.0', paths: { '/': { summary: 'No operation', get: {} } } }
   for (const openapiObject of [{ info: {} }, bare]) t.strictSame(transformObject({ openapiObject }), structuredClone(openapiObject))
@@ -138,16 +138,82 @@ t.test('headers keep what they have, and Last-Event-ID is there once', async t =
   t.strictSame(names(zod.operation), ['x-user', 'Last-Event-ID'])
 })
 
-t.test('an event of the route in place of a control event is the one that is described', async t => {
-  const { stream } = await describe(t, '3.1.0', { events: { error: { type: 'string' } } })
-  t.strictSame(stream.schema.items.oneOf.filter(({ properties }: Document) => properties.event.enum[0] === 'error').map(({ properties }: Document) => properties.data), [{ type: 'string' }])
+t.test('an event of the route that has the name of a control event is described as both', async t => {
+  const { document, stream } = await describe(t, '3.1.0', { events: { error: { type: 'string' }, gap: { type: 'integer' } } })
+  t.strictSame(await problems(document), [])
+  const entries: Document[] = stream.schema.items.oneOf
+  t.strictSame(entries.map(({ properties }) => properties.event.enum), [['error'], ['gap'], ['position'], ['end']])
+  t.match(entries[0], { description: /The source has failed/, properties: { data: { anyOf: [{ type: 'string' }, { properties: { code: {}, message: {} } }] } } })
+  t.match(entries[1], { properties: { data: { anyOf: [{ type: 'integer' }, { properties: { reason: {} } }] } } })
+})
+
+t.test('a JSON response beside the stream keeps its headers, its media types and its description', async t => {
+  const headers = { 'x-count': { type: 'integer', description: 'How many' } }
+  const json = { type: 'object', 'x-response-description': 'All of them', headers, properties: { count: { type: 'integer' } } }
+  const events = { headline }
+  for (const version of ['3.0.3', '3.1.0']) {
+    const both = await describe(t, version, { events, produces: ['application/json', 'application/hal+json'], response: { 200: json } })
+    t.strictSame(await problems(both.document), [])
+    const { description, headers: described, content } = both.operation.responses[200]
+    t.equal(description, 'All of them')
+    t.strictSame(described, { 'x-count': { description: 'How many', schema: { type: 'integer' } } })
+    t.strictSame(Object.keys(content), ['application/json', 'application/hal+json', 'text/event-stream'])
+    t.strictSame(content['application/hal+json'].schema, { type: 'object', properties: { count: { type: 'integer' } } })
+    const none = await describe(t, version, { events, response: { 200: { type: 'null', description: 'Nothing' } } })
+    t.strictSame(Object.keys(none.operation.responses[200].content), ['text/event-stream'])
+    t.equal(none.operation.responses[200].description, 'Nothing')
+  }
+  const [, options, before] = providers.Zod
+  const zod = await describe(t, '3.1.0', { events: { headline: z.string() }, response: { 200: z.object({ count: z.int() }) } }, options as never, before as never)
+  t.match(zod.operation.responses[200].content, { 'application/json': { schema: { properties: { count: { type: 'integer' } } } }, 'text/event-stream': { schema: { type: 'array' } } })
+})
+
+t.test('Zod is described in the dialect of the document', async t => {
+  const [, options, before] = providers.Zod
+  const events = { price: z.object({ eur: z.number().positive(), pair: z.tuple([z.string(), z.number()]), none: z.null(), maybe: z.string().nullable() }).describe('A price') }
+  const headers = z.object({ 'x-max': z.coerce.number().positive().optional() })
+  const eur = async (version: string) => {
+    const { document, stream } = await describe(t, version, { events, headers }, options as never, before as never)
+    t.strictSame(await problems(document), [], version)
+    t.strictSame(Object.keys(stream.schema), ['type', 'items'], version)
+    return stream.schema.items.oneOf[0].properties.data.properties.eur
+  }
+  t.match(await eur('3.0.3'), { minimum: 0, exclusiveMinimum: true })
+  t.match(await eur('3.1.0'), { exclusiveMinimum: 0 })
+  t.match(await eur('3.2.0'), { exclusiveMinimum: 0 })
+})
+
+t.test('schemas that refer to each other are described once each', async t => {
+  const [, options, before] = providers.Zod
+  const nodes: z.ZodObject[] = Array.from({ length: 14 }, () => z.object({ get next () { return z.union(nodes) } }))
+  const { document } = await describe(t, '3.1.0', { events: { graph: z.object({ root: nodes[0] }) } }, options as never, before as never)
+  t.strictSame(await problems(document), [])
+  t.ok(JSON.stringify(document).length < 100_000)
+})
+
+t.test('Swagger 2.0 has the stream as text, with transformObject', async t => {
+  const app = Fastify()
+  await app.register(swagger, { transformObject })
+  await app.register(streaming)
+  const events = { headline }
+  app.get('/news', { schema: { events } }, () => {})
+  app.get('/both', { schema: { events, response: { 200: { type: 'object', properties: { count: { type: 'integer' } } }, 404: { type: 'object', properties: {} } } } }, () => {})
+  app.get('/other', { schema: { response: { 200: { type: 'string' } } } }, () => {})
+  await app.ready()
+  t.teardown(async () => await app.close())
+  const document = app.swagger() as Document
+  t.strictSame(await problems(document), [])
+  t.match(document.paths['/news'].get, { produces: ['text/event-stream'], parameters: [{ in: 'header', name: 'Last-Event-ID', type: 'string' }], responses: { 200: { description: 'Server-sent events', schema: { type: 'string' } } } })
+  t.strictSame(document.paths['/both'].get.produces, ['application/json', 'text/event-stream'])
+  t.match(document.paths['/both'].get.responses[200].schema, { type: 'object', properties: { count: { type: 'integer' } } })
+  t.strictSame(document.paths['/other'].get, { responses: { 200: { description: 'Default Response', schema: { type: 'string' } } } })
 })
 
 t.test('what a schema defines for itself is put in its place, and what refers to itself is anything there', async t => {
   const word = { type: 'string', minLength: 1 }
   const { document, stream } = await describe(t, '3.1.0', {
     events: {
-      a: { $id: 'a', type: 'object', definitions: { word }, properties: { one: { $ref: '#/definitions/word' }, list: { type: 'array', items: { $ref: 'a#/definitions/word' } } } },
+      a: { $id: 'a', $schema: 'http://json-schema.org/draft-07/schema#', type: 'object', definitions: { word }, properties: { one: { $ref: '#/definitions/word' }, list: { type: 'array', items: { $ref: 'a#/definitions/word' } } } },
       tree: { $id: 'tree', type: 'object', $defs: { node: { type: 'object', properties: { next: { $ref: '#/$defs/node' } } } }, properties: { root: { $ref: '#/$defs/node' }, self: { $ref: '#' } } },
       never: false,
       any: true
@@ -181,9 +247,11 @@ t.test('schemas of another kind are not described', async t => {
 })
 
 t.test('openapi-typescript makes a type of them in which the event tells the data', async t => {
-  const { document } = await describe(t, '3.1.0', { events: { headline, message: { type: 'string' } } })
-  const types = astToString(await openapiTS(JSON.stringify(document)))
-  const file = write(t, 'generated.ts', `${types}
+  const files = await Promise.all(Object.entries({ 'JSON Schema': '3.1.0', TypeBox: '3.2.0', Zod: '3.0.3' } as const).map(async ([provider, version], i) => {
+    const [events, options, before] = providers[provider as keyof typeof providers]
+    const { document } = await describe(t, version, { events }, { ...options, transformObject } as never, before as never)
+    const types = astToString(await openapiTS(JSON.stringify(document)))
+    return write(t, `generated${i}.ts`, `${types}
 type Event = paths['/news']['get']['responses'][200]['content']['text/event-stream'][number]
 declare const event: Event
 if (event.event === 'headline') { const text: string = event.data.text }
@@ -195,6 +263,7 @@ const wrong: Event = { event: 'headline', data: { text: 1 } }
 const unknown: Event = { event: 'headlines', data: { text: 'a' } }
 const header: paths['/news']['get']['parameters']['header'] = { 'Last-Event-ID': '1' }
 `)
-  const program = ts.createProgram([file], { strict: true, noEmit: true, target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.NodeNext, types: [], typeRoots: [path.join(root, 'none')] })
+  }))
+  const program = ts.createProgram(files, { strict: true, noEmit: true, target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.NodeNext, types: [], typeRoots: [path.join(root, 'none')] })
   t.strictSame(ts.getPreEmitDiagnostics(program).map(({ messageText }) => ts.flattenDiagnosticMessageText(messageText, '\n')), [])
 })
