@@ -4,10 +4,11 @@ import t, { type Test } from 'tap'
 import { redisBroker, type RedisBrokerOptions } from '../../lib/brokers/redis.ts'
 import { RedisBroker } from '../../lib/brokers/redis/redis-broker.ts'
 import { publishScript } from '../../lib/brokers/redis/scripts.ts'
-import { createChannels, type Broker, type ChannelItem, type History, type Stored } from '../../lib/index.ts'
+import { createChannels, type Broker, type ChannelItem, type History } from '../../lib/index.ts'
 import { deferred, eventually, fakeClock, turn } from '../fixtures/clock.ts'
 import { clients, newestClients, type ConnectedClient } from '../fixtures/redis-clients.ts'
 import { hasRedis, RedisProxy, RedisServer } from '../fixtures/redis-server.ts'
+import { readAll } from '../fixtures/stored.ts'
 import { tailOf } from '../fixtures/tail.ts'
 
 const skip = !hasRedis && 'there is no redis-server'
@@ -40,13 +41,7 @@ async function open (t: Test, options: Partial<RedisBrokerOptions> = {}, { name,
 const history = (bounds: Partial<History>): History => ({ events: 256, bytes: 1_048_576, age: 300_000, ...bounds })
 
 async function retained (broker: Broker): Promise<string[]> {
-  const events: Stored[] = []
-  let page = await broker.read('a', 'earliest', 1000)
-  while (page.events.length > 0) {
-    events.push(...page.events)
-    page = await broker.read('a', events.at(-1)?.id as string, 1000)
-  }
-  return events.map(({ data }) => data)
+  return (await readAll(broker, 'a')).map(({ data }) => data)
 }
 
 const unavailable = { code: 'FST_STREAM_BROKER_UNAVAILABLE', statusCode: 503 }
