@@ -1,11 +1,12 @@
 import '../fixtures/guard.ts'
 import t from 'tap'
 import { brokerContract } from '../fixtures/broker-contract.ts'
+import { brokerHistory, history, retained } from '../fixtures/broker-history.ts'
 import { fakeClock } from '../fixtures/clock.ts'
 import { FaultyBroker } from '../fixtures/faulty-broker.ts'
 import { PlainBroker } from '../fixtures/plain-broker.ts'
 import { tailOf } from '../fixtures/tail.ts'
-import { memoryBroker, type Broker, type EventId, type History, type Stored } from '../../lib/index.ts'
+import { memoryBroker, type EventId, type Stored } from '../../lib/index.ts'
 
 brokerContract(t, 'a memory broker', () => ({ broker: memoryBroker() }))
 
@@ -19,38 +20,7 @@ brokerContract(t, 'the plainest broker', () => {
   return { broker, wipe: () => { broker.wipe() }, copy: () => broker.copy() }
 })
 
-const history = (bounds: Partial<History>): History => ({ events: 256, bytes: 1_048_576, age: 300_000, ...bounds })
-
-async function retained (broker: Broker): Promise<string[]> {
-  return (await broker.read('a', 'earliest', 10_000)).events.map(({ data }) => data)
-}
-
-t.test('a history of 3 events keeps the newest three', async t => {
-  const broker = memoryBroker()
-  for (const data of ['1', '2', '3', '4', '5']) await broker.publish('a', data, { history: history({ events: 3 }) })
-  t.same(await retained(broker), ['3', '4', '5'])
-})
-
-t.test('256 events are kept by default, 1 MiB of them', async t => {
-  const broker = memoryBroker()
-  for (let i = 0; i < 300; i++) await broker.publish('a', String(i))
-  t.same(await retained(broker), Array.from({ length: 256 }, (_, i) => String(i + 44)))
-  for (let i = 0; i < 20; i++) await broker.publish('a', String(i).padEnd(100_000))
-  t.equal((await retained(broker)).length, 10)
-})
-
-t.test('a history of 10 bytes counts bytes, and keeps the newest event whatever its size', async t => {
-  const broker = memoryBroker()
-  const publish = async (data: string) => await broker.publish('a', data, { history: history({ bytes: 10 }) })
-  for (const data of ['12345', '67890']) await publish(data)
-  t.same(await retained(broker), ['12345', '67890'])
-  await publish('ééé')
-  t.same(await retained(broker), ['ééé'])
-  await publish('x'.repeat(100))
-  t.same(await retained(broker), ['x'.repeat(100)])
-  await publish('1')
-  t.same(await retained(broker), ['1'])
-})
+brokerHistory(t, () => memoryBroker())
 
 t.test('a history of a second forgets every event after a second, the newest one, too', async t => {
   const clock = fakeClock(t)
@@ -83,15 +53,6 @@ t.test('all bounds of a history hold together', async t => {
   t.same(await retained(broker), [])
 })
 
-t.test('the history of the last publish counts for all', async t => {
-  const broker = memoryBroker()
-  for (const data of ['1', '2', '3']) await broker.publish('a', data)
-  await broker.publish('a', '4', { history: history({ events: 2 }) })
-  t.same(await retained(broker), ['3', '4'])
-  await broker.publish('a', '5')
-  t.same(await retained(broker), ['4', '5'])
-})
-
 t.test('the head is a position also when nothing is retained', async t => {
   const clock = fakeClock(t)
   const broker = memoryBroker()
@@ -100,18 +61,6 @@ t.test('the head is a position also when nothing is retained', async t => {
   await clock.tickAsync(1000)
   t.match(await broker.read('a', head, 10), { contiguous: true, base: head, events: [], head })
   t.match(await broker.read('a', old, 10), { contiguous: false, base: head, events: [], head })
-})
-
-t.test('a key publishes again once its event is no longer retained', async t => {
-  const broker = memoryBroker()
-  const first = await broker.publish('a', '1', { dedupe: 'k', history: history({ events: 2 }) })
-  await broker.publish('a', '2')
-  t.equal(await broker.publish('a', '1', { dedupe: 'k' }), first)
-  await broker.publish('a', '3')
-  const second = await broker.publish('a', '1', { dedupe: 'k' })
-  t.not(second, first)
-  t.same(await retained(broker), ['3', '1'])
-  t.equal(await broker.publish('a', '1', { dedupe: 'k' }), second)
 })
 
 t.test('a log that nobody follows is forgotten once its last event has been gone for as long as it was kept', async t => {

@@ -4,11 +4,11 @@ import t, { type Test } from 'tap'
 import { redisBroker, type RedisBrokerOptions } from '../../lib/brokers/redis.ts'
 import { RedisBroker } from '../../lib/brokers/redis/redis-broker.ts'
 import { publishScript } from '../../lib/brokers/redis/scripts.ts'
-import { createChannels, type Broker, type ChannelItem, type History } from '../../lib/index.ts'
+import { createChannels, type Broker, type ChannelItem } from '../../lib/index.ts'
+import { brokerHistory, history, retained } from '../fixtures/broker-history.ts'
 import { deferred, eventually, fakeClock, turn } from '../fixtures/clock.ts'
 import { clients, newestClients, type ConnectedClient } from '../fixtures/redis-clients.ts'
 import { hasRedis, RedisProxy, RedisServer } from '../fixtures/redis-server.ts'
-import { readAll } from '../fixtures/stored.ts'
 import { tailOf } from '../fixtures/tail.ts'
 
 const skip = !hasRedis && 'there is no redis-server'
@@ -38,44 +38,11 @@ async function open (t: Test, options: Partial<RedisBrokerOptions> = {}, { name,
   return { broker, client }
 }
 
-const history = (bounds: Partial<History>): History => ({ events: 256, bytes: 1_048_576, age: 300_000, ...bounds })
-
-async function retained (broker: Broker): Promise<string[]> {
-  return (await readAll(broker, 'a')).map(({ data }) => data)
-}
-
 const unavailable = { code: 'FST_STREAM_BROKER_UNAVAILABLE', statusCode: 503 }
 const base = (channel = 'a', prefix = 'fastify-streaming') => `{${prefix}:${channel}}`
 
 t.test('histories', { skip }, async t => {
-  t.test('a history of 3 events keeps the newest three', async t => {
-    const { broker } = await open(t)
-    for (const data of ['1', '2', '3', '4', '5']) await broker.publish('a', data, { history: history({ events: 3 }) })
-    t.same(await retained(broker), ['3', '4', '5'])
-    await Promise.all(['6', '7', '8', '9', '10'].map(data => broker.publish('a', data, { history: history({ events: 3 }) })))
-    t.same(await retained(broker), ['8', '9', '10'])
-  })
-
-  t.test('256 events are kept by default, 1 MiB of them', async t => {
-    const { broker } = await open(t)
-    await Promise.all(Array.from({ length: 300 }, (_, i) => broker.publish('a', String(i))))
-    t.same(await retained(broker), Array.from({ length: 256 }, (_, i) => String(i + 44)))
-    for (let i = 0; i < 20; i++) await broker.publish('a', String(i).padEnd(100_000))
-    t.equal((await retained(broker)).length, 10)
-  })
-
-  t.test('a history of 10 bytes counts bytes, and keeps the newest event whatever its size', async t => {
-    const { broker } = await open(t)
-    const publish = async (data: string) => await broker.publish('a', data, { history: history({ bytes: 10 }) })
-    for (const data of ['12345', '67890']) await publish(data)
-    t.same(await retained(broker), ['12345', '67890'])
-    await publish('ééé')
-    t.same(await retained(broker), ['ééé'])
-    await publish('x'.repeat(100))
-    t.same(await retained(broker), ['x'.repeat(100)])
-    await publish('1')
-    t.same(await retained(broker), ['1'])
-  })
+  brokerHistory(t, async t => (await open(t)).broker)
 
   t.test('an event is forgotten when its time is over, also while newer ones are kept, and the position after it is known', async t => {
     const { broker } = await open(t)
@@ -94,15 +61,6 @@ t.test('histories', { skip }, async t => {
     // Its keys have no other end.
     t.match(await broker.publish('a', '3'), /./)
     t.same(await retained(broker), ['3'])
-  })
-
-  t.test('the history of the last publish counts for all, and for those that bring none', async t => {
-    const { broker } = await open(t)
-    for (const data of ['1', '2', '3']) await broker.publish('a', data)
-    await Promise.all([broker.publish('a', '4', { history: history({ events: 2 }) }), broker.publish('a', '5')])
-    t.same(await retained(broker), ['4', '5'])
-    await broker.publish('a', '6')
-    t.same(await retained(broker), ['5', '6'])
   })
 
   t.test('every key has an end: events by their age, the head so much later as `retention` says', async t => {
@@ -127,18 +85,6 @@ t.test('histories', { skip }, async t => {
     await client.command('PEXPIRE', `${base('b')}:m`, '1000')
     await broker.read('b', 'live', 1)
     t.ok(Number(await client.command('PTTL', `${base('b')}:m`)) > 400_000)
-  })
-
-  t.test('a key publishes again once its event is no longer retained', async t => {
-    const { broker } = await open(t)
-    const first = await broker.publish('a', '1', { dedupe: 'k', history: history({ events: 2 }) })
-    await broker.publish('a', '2')
-    t.equal(await broker.publish('a', '1', { dedupe: 'k' }), first)
-    await broker.publish('a', '3')
-    const second = await broker.publish('a', '1', { dedupe: 'k' })
-    t.not(second, first)
-    t.same(await retained(broker), ['3', '1'])
-    t.equal(await broker.publish('a', '1', { dedupe: 'k' }), second)
   })
 
   t.test('a key is known for as long as its event is retained, also when that becomes longer', async t => {
