@@ -4,9 +4,10 @@ import t, { type Test } from 'tap'
 import { redisBroker, type RedisBrokerOptions } from '../../lib/brokers/redis.ts'
 import { RedisBroker } from '../../lib/brokers/redis/redis-broker.ts'
 import { publishScript } from '../../lib/brokers/redis/scripts.ts'
-import { createChannels, type Broker, type ChannelItem } from '../../lib/index.ts'
+import { createChannels, type Broker } from '../../lib/index.ts'
 import { brokerHistory, history, retained } from '../fixtures/broker-history.ts'
 import { deferred, eventually, fakeClock, turn } from '../fixtures/clock.ts'
+import { Reader } from '../fixtures/reader.ts'
 import { clients, newestClients, type ConnectedClient } from '../fixtures/redis-clients.ts'
 import { hasRedis, RedisProxy, RedisServer } from '../fixtures/redis-server.ts'
 import { tailOf } from '../fixtures/tail.ts'
@@ -774,15 +775,9 @@ t.test('options', async t => {
   for (const one of [client, nodeRedis]) t.ok(redisBroker({ client: one as never, subscriber: undefined }))
 })
 
-/** All that an iterator of channel `a` gives. */
-function follow (t: Test, broker: Broker): { items: ChannelItem[], readonly types: string[], readonly data: string[] } {
+/** Reads channel `a` until the test ends. */
+function follow (t: Test, broker: Broker): Reader {
   const channels = createChannels({ broker })
   t.teardown(() => channels.close())
-  const items: ChannelItem[] = []
-  void (async () => { for await (const item of channels.channel('a').subscribe()) items.push(item) })()
-  return {
-    items,
-    get types () { return items.map(({ type }) => type) },
-    get data () { return items.flatMap(item => item.type === 'event' ? [item.data] : []) }
-  }
+  return new Reader(channels.channel('a'))
 }
