@@ -24,6 +24,11 @@ local function numbers (id)
   return tonumber(ms), tonumber(number)
 end
 
+-- The id of an entry in the stream. A number that is joined as it is has 14 digits at most.
+local function place (ms, number)
+  return string.format('%.0f-%.0f', ms, number)
+end
+
 local function nameOf (entry)
   return entry[1] .. '-' .. entry[2][4]
 end
@@ -47,7 +52,7 @@ local function open (suffix)
       size = size + #entry[2][6]
     end
   end
-  head = head or string.format('%.0f-0-%s', now, suffix)
+  head = head or place(now, 0) .. '-' .. suffix
 end
 
 local function isKept (entry)
@@ -98,9 +103,8 @@ if ARGV[6] ~= '' then events, bytes, age = tonumber(ARGV[6]), tonumber(ARGV[7]),
 local function known (key)
   local id = redis.call('GET', key)
   if not id then return end
-  local ms, number = numbers(id)
-  local place = string.format('%.0f-%.0f', ms, number)
-  local entry = redis.call('XRANGE', stream, place, place)[1]
+  local at = place(numbers(id))
+  local entry = redis.call('XRANGE', stream, at, at)[1]
   if not entry or nameOf(entry) ~= id then return end
   -- The age may have changed since.
   redis.call('PEXPIRE', key, age)
@@ -115,9 +119,9 @@ for i = 9, #ARGV, 3 do
   if not id then
     local ms, number = numbers(head)
     if now > ms then ms, number = now, 0 else number = number + 1 end
-    local place = string.format('%.0f-%.0f', ms, number)
-    redis.call('XADD', stream, place, 'p', head, 'x', ARGV[2], 'd', data)
-    id = place .. '-' .. ARGV[2]
+    local at = place(ms, number)
+    redis.call('XADD', stream, at, 'p', head, 'x', ARGV[2], 'd', data)
+    id = at .. '-' .. ARGV[2]
     messages[#messages + 1] = id .. ' ' .. head .. ' ' .. ARGV[i + 1] .. '\\n' .. data
     head = id
     length = length + 1
@@ -185,8 +189,7 @@ elseif kind == 'newest' and ARGV[4] ~= '0' then
     if not take(entries[i]) then break end
   end
 elseif kind == 'after' then
-  local ms, number = numbers(ARGV[4])
-  takeFrom(string.format('%.0f-%.0f', ms, number), ARGV[4])
+  takeFrom(place(numbers(ARGV[4])), ARGV[4])
   if page[2] ~= ARGV[4] then page[1] = '0' end
 end
 return page
