@@ -242,8 +242,12 @@ export class Topics implements LinkListener {
     // It was lost meanwhile, and everybody is told.
     if (this.#life !== life) return
     if (!isHeard) {
-      if (isLinkGiven) for (const topic of this.#topics.values()) disrupt(topic)
-      else this.#replaceLink()
+      if (isLinkGiven) {
+        for (const topic of this.#topics.values()) disrupt(topic)
+      } else {
+        this.#closeLink()
+        this.#openLink()
+      }
       return
     }
     const quiet = [...this.#topics].filter(([, { isQuiet }]) => isQuiet)
@@ -267,14 +271,6 @@ export class Topics implements LinkListener {
     if (!topic.isQuiet || head === topic.head) return
     topic.head = head
     disrupt(topic)
-  }
-
-  #replaceLink (): void {
-    const extra = [...this.#topics.keys()]
-    this.#closeLink()
-    for (const name of extra) this.#missing.add(name)
-    for (const topic of this.#topics.values()) topic.isSubscribed = false
-    this.#openLink()
   }
 }
 
