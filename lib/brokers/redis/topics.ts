@@ -219,7 +219,7 @@ export class Topics implements LinkListener {
   #refused (error: unknown): void {
     const refusal = withCause(new FST_STREAM_BROKER_UNAVAILABLE((error as Error).message), error)
     clearTimeout(this.#retrying)
-    this.#retrying = setTimeout(() => { if (this.#isUp) this.#subscribeAll() }, retryTime).unref()
+    this.#retrying = setTimeout(() => { this.#subscribeAll() }, retryTime).unref()
     for (const topic of [...this.#topics.values()]) {
       disrupt(topic)
       for (const { reject } of topic.waiting) reject(refusal)
