@@ -7,8 +7,8 @@ import { isReady, send, watch, type RedisClient } from './client.ts'
 import type { Script } from './scripts.ts'
 
 export class Calls {
-  readonly timeout: number
   readonly #client: RedisClient
+  readonly #timeout: number
   readonly #unwatch: () => void
   /** Something was not answered in time, and nothing has been answered since. */
   #isSilent = false
@@ -17,7 +17,7 @@ export class Calls {
 
   constructor (client: RedisClient, timeout: number) {
     this.#client = client
-    this.timeout = timeout
+    this.#timeout = timeout
     this.#unwatch = watch(client, () => { this.#answered() })
   }
 
@@ -67,8 +67,8 @@ export class Calls {
         // It is answered one day, or the connection has to be made anew.
         if (isSent) this.#isSilent = true
         if (wake !== undefined) this.#waiting.delete(wake)
-        reject(new Error(`no answer within ${this.timeout} ms`))
-      }, this.timeout)
+        reject(new Error(`no answer within ${this.#timeout} ms`))
+      }, this.#timeout)
     })
     const checkTime = () => { if (isLate) throw new Error('nobody waits for it any more') }
     const asked = async () => {
