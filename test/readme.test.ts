@@ -817,18 +817,29 @@ t.test('history, replay, filter, lag, keys and several channels are given as the
 
 // Typed events
 
+const compilerOptions: ts.CompilerOptions = {
+  strict: true,
+  noEmit: true,
+  skipLibCheck: true,
+  target: ts.ScriptTarget.ES2022,
+  module: ts.ModuleKind.NodeNext,
+  types: ['node'],
+  typeRoots: [path.join(root, 'node_modules/@types')]
+}
+
+// One for all snippets: what they import is parsed once.
+const compilerHost = ts.createCompilerHost(compilerOptions)
+const readSource = compilerHost.getSourceFile
+const sources = new Map<string, ts.SourceFile | undefined>()
+compilerHost.getSourceFile = (file, ...rest) => {
+  if (!sources.has(file)) sources.set(file, readSource(file, ...rest))
+  return sources.get(file)
+}
+
 /** What the compiler says of a snippet. */
 function compilerErrors (t: Test, name: string, change = (code: string) => code): string[] {
   const file = write(t, `${name}.mts`, change(snippet(name)))
-  const program = ts.createProgram([file], {
-    strict: true,
-    noEmit: true,
-    skipLibCheck: true,
-    target: ts.ScriptTarget.ES2022,
-    module: ts.ModuleKind.NodeNext,
-    types: ['node'],
-    typeRoots: [path.join(root, 'node_modules/@types')]
-  })
+  const program = ts.createProgram([file], compilerOptions, compilerHost)
   return ts.getPreEmitDiagnostics(program).map(({ messageText }) => ts.flattenDiagnosticMessageText(messageText, '\n'))
 }
 
