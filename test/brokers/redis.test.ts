@@ -48,8 +48,8 @@ t.test('histories', { skip }, async t => {
   t.test('an event is forgotten when its time is over, also while newer ones are kept, and the position after it is known', async t => {
     const { broker } = await open(t)
     const short = history({ age: 150 })
-    const old = await broker.publish('a', '1', { history: short })
     const first = Date.now()
+    const old = await broker.publish('a', '1', { history: short })
     while (Date.now() < first + 90) await turn()
     const id = await broker.publish('a', '2', { history: short })
     while ((await retained(broker)).length === 2) await turn()
