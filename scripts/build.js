@@ -24,7 +24,7 @@ if (existsSync(record) && readFileSync(record, 'utf8') === state()) {
 /** A hash of all that goes into the build, and of all that is in dist/: also a change there is built over. */
 function state () {
   const hash = createHash('sha256')
-  for (const name of ['lib', 'scripts', 'dist', 'package.json', 'package-lock.json', 'tsconfig.json', 'tsup.config.ts']) add(name)
+  for (const name of ['lib', 'types', 'scripts', 'dist', 'package.json', 'package-lock.json', 'tsconfig.json', 'tsup.config.ts']) add(name)
   return hash.digest('hex')
 
   function add (name) {
