@@ -1,7 +1,7 @@
 /**
  * Every error of this package, one line of meaning each. Users match `err.code`.
  */
-import { inspect } from 'node:util'
+import { inspect, types } from 'node:util'
 import createError from '@fastify/error'
 
 /** An option has a wrong value, is unknown, or cannot apply here. */
@@ -83,7 +83,20 @@ export function shown (value: unknown): string {
 /** What a value is, without what is in it: error messages reach clients, and what an event holds may not be for them. */
 export function kindOf (value: unknown): string {
   if (value === null || value === undefined) return String(value)
-  return typeof value === 'object' ? Object.prototype.toString.call(value) : `a ${typeof value}`
+  return typeof value === 'object' ? tagOf(value) : `a ${typeof value}`
+}
+
+/** As `Object.prototype.toString` has it, unless the object would have its say: its tag may be made of what is in it. */
+function tagOf (value: object): string {
+  try {
+    let holder: object | null = value
+    while (holder !== null && !Object.hasOwn(holder, Symbol.toStringTag)) holder = Object.getPrototypeOf(holder) as object | null
+    const tag = holder === null ? undefined : Object.getOwnPropertyDescriptor(holder, Symbol.toStringTag)
+    const isFixed = tag === undefined || types.isTypedArray(value) || (holder !== value && typeof tag.value === 'string')
+    return isFixed ? Object.prototype.toString.call(value) : '[object Object]'
+  } catch {
+    return '[object Object]'
+  }
 }
 
 /** The error, with what led to it. */

@@ -1,5 +1,5 @@
 /**
- * The plugin: options and decorations. With typed/routes.ts, the only place that speaks to a Fastify instance.
+ * The plugin: options and decorations.
  */
 import type { FastifyError, FastifyInstance, FastifyReply } from 'fastify'
 import fp from 'fastify-plugin'
@@ -61,10 +61,13 @@ async function streaming (app: FastifyInstance, options: StreamingOptions): Prom
   // One for each context: it has compilers of its own.
   decorate(app, 'app.streaming', () => app.decorate('streaming', {
     getter (this: FastifyInstance) {
-      const view = views.get(this) ?? {
+      let view = views.get(this)
+      if (view !== undefined) return view
+      const compile = compilerOf(this, compilers, sse.validate)
+      view = {
         get open () { return registration.open },
         stats: () => registration.stats(),
-        channel: (name: string, options?: ChannelOptions) => channels.channel(name, options, compilerOf(this, compilers, sse.validate), isStarting) as never
+        channel: (name: string, options?: ChannelOptions) => channels.channel(name, options, compile, isStarting) as never
       }
       views.set(this, view)
       return view
@@ -87,7 +90,7 @@ export default fp(streaming, { name: 'fastify-streaming', fastify: '5.x' })
 /** What compiles the events of a channel that this context names first. */
 function compilerOf (app: FastifyInstance, compilers: InstanceCompilers, isValidating: boolean): CompileEvents {
   return (name, { events, validate = isValidating }) => {
-    const schemas = new EventSchemas(events, `the channel '${name}'`)
+    const schemas = new EventSchemas(events, { method: '', url: `the channel '${name}'` })
     schemas.compile(compilers.of(app))
     return validate ? schemas.checked : schemas.unchecked
   }

@@ -38,6 +38,7 @@ describe('JSON Schema', () => {
       expect(stream).type.toBeAssignableTo<EventStream<Events>>()
       await stream.send({ event: 'headline', data: { text: 'a' } })
       await stream.send({ event: 'message' })
+      expect(stream.send({ event: 'headlines', data: { text: 'a' } })).type.toRaiseError('Type \'"headlines"\' is not assignable to type')
     })
     jsonApp.route({ method: 'GET', url: '/', schema, handler: (request, reply) => reply.sse(['hello']) })
     // Literals are inferred without `as const`, too.

@@ -1,12 +1,11 @@
 /**
  * A channel: what is published to it reaches all who subscribe, and those who come back get what they have missed.
  */
-import { isDeepStrictEqual } from 'node:util'
 import type { Broker, History } from '../brokers/broker.ts'
 import { defaultHistory } from '../brokers/broker.ts'
 import { FST_STREAM_CLOSED, FST_STREAM_INVALID_OPTION } from '../errors.ts'
 import {
-  isPlainObject, pickRetry, resolveChannelOptions, resolveCloseOptions, resolvePublishOptions, resolveSubscribeOptions,
+  pickRetry, resolveChannelOptions, resolveCloseOptions, resolvePublishOptions, resolveSubscribeOptions,
   type ChannelOptions, type CloseOptions, type PublishOptions, type SubscribeOptions
 } from '../options.ts'
 import type { EventItem, Serialize, TypedEvents } from '../stream/encode.ts'
@@ -82,6 +81,8 @@ export class EventChannel implements Channel, FeedHost {
   readonly #host: ChannelHost
   readonly #history: History
   readonly #typed: TypedEvents | undefined
+  /** Of the context that has named the channel first. */
+  readonly #compile: CompileEvents
   #feed: Feed | undefined
   #lingering: NodeJS.Timeout | undefined
   #activity: NodeJS.Timeout | undefined
@@ -95,6 +96,7 @@ export class EventChannel implements Channel, FeedHost {
     this.#history = { ...defaultHistory, ...history }
     const own = ownNames.find(name => events !== undefined && Object.hasOwn(events, name))
     if (own !== undefined) throw new FST_STREAM_INVALID_OPTION('events', 'without gap and position: those are of the channel itself', own)
+    this.#compile = compile
     this.#typed = events && compile(name, { events, validate })
     this.#touch()
   }
@@ -108,16 +110,16 @@ export class EventChannel implements Channel, FeedHost {
     return { frames: this.#feed?.frames ?? 0, bytes: this.#feed?.bytes ?? 0 }
   }
 
-  /** Throws FST_STREAM_INVALID_OPTION for options that are not those it has. */
-  checkOptions (options: ChannelOptions | undefined): void {
+  /** Throws FST_STREAM_INVALID_OPTION for options that are not those it has, and FST_STREAM_INVALID_SCHEMA. */
+  checkOptions (options: ChannelOptions | undefined, compile: CompileEvents): void {
     const { history, events, validate } = resolveChannelOptions(options)
     for (const [name, value] of Object.entries(history) as Array<[keyof History, number]>) {
       if (value !== this.#history[name]) {
         throw new FST_STREAM_INVALID_OPTION(`history.${name}`, `${this.#history[name]}, as the channel '${this.name}' has it already`, String(value))
       }
     }
-    if (events !== undefined && !haveSameSchemas(events, this.events)) {
-      throw new FST_STREAM_INVALID_OPTION('events', `the schemas that the channel '${this.name}' has already, or none if it has none`, Object.keys(events).join(', '))
+    if (events !== undefined && !this.#hasEvents(events, compile)) {
+      throw new FST_STREAM_INVALID_OPTION('events', `the schemas that the channel '${this.name}' has already, compiled as they were, or none if it has none`, Object.keys(events).join(', '))
     }
     const isValidating = this.#typed?.isValidating
     if (validate !== undefined && validate !== isValidating) {
@@ -205,6 +207,10 @@ export class EventChannel implements Channel, FeedHost {
     return formatPosition(await this.#inOrder(append), this.#tag)
   }
 
+  #hasEvents (events: TypedEvents['schemas'], compile: CompileEvents): boolean {
+    return this.#typed !== undefined && ((events === this.events && compile === this.#compile) || areSame(compile(this.name, { events }), this.#typed))
+  }
+
   /** Those who have subscribed before are to get it. */
   async #inOrder (append: () => Promise<string>): Promise<string> {
     const feed = this.#feed
@@ -231,12 +237,6 @@ export class EventChannel implements Channel, FeedHost {
   }
 }
 
-function haveSameSchemas (some: TypedEvents['schemas'], others: TypedEvents['schemas'] = {}): boolean {
-  const entries = Object.entries(some)
-  return entries.length === Object.keys(others).length && entries.every(([name, schema]) => Object.hasOwn(others, name) && isSameSchema(others[name], schema))
-}
-
-/** True for one and the same schema, and for two that are equal as JSON: of no other is everything to be seen. */
-export function isSameSchema (one: unknown, other: unknown): boolean {
-  return one === other || (isPlainObject(one) && isPlainObject(other) && isDeepStrictEqual(one, other))
+function areSame (some: TypedEvents, others: TypedEvents | undefined): boolean {
+  return some.codecs.size === others?.codecs.size && [...some.codecs].every(([name, codec]) => codec.isSameAs(others.codecs.get(name)))
 }

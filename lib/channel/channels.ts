@@ -98,7 +98,7 @@ export class Channels implements ChannelHost {
     checkChannelName(name)
     const known = this.#named.get(name)?.deref()
     if (known !== undefined) {
-      known.checkOptions(options)
+      known.checkOptions(options, compile)
       return known
     }
     if (this.#isClosed) throw new FST_STREAM_CLOSED(name)

@@ -7,7 +7,7 @@ import { FST_STREAM_INVALID_SOURCE, kindOf, shown } from '../errors.ts'
 import { defaultLag, type ReadOptions } from '../options.ts'
 import { retryLine, type TypedEvents } from '../stream/encode.ts'
 import type { LiveReader, LiveTarget } from '../stream/live.ts'
-import { EventChannel, isSameSchema } from './channel.ts'
+import { EventChannel } from './channel.ts'
 import type { Cursor, LagPolicy, Subscriber } from './cursor.ts'
 import { gapBlock, positionBlock, type Batch, type Frame, type Gap } from './frame.ts'
 import { formatPosition, joinPositions, parsePositions } from './position.ts'
@@ -31,13 +31,13 @@ export function channelsOf (source: unknown, typed?: TypedEvents): EventChannel[
 }
 
 /** What a channel would have to be for the route to vouch for its events; undefined when it is. */
-function looseness (channel: TypedEvents | undefined, { schemas, isValidating }: TypedEvents): string | undefined {
-  const names = Object.keys(channel?.schemas ?? {})
-  if (channel === undefined || names.some(name => !Object.hasOwn(schemas, name))) {
-    return `a channel that names its events, all of them among those of the route (${Object.keys(schemas).join(', ')})`
+function looseness (channel: TypedEvents | undefined, { codecs, isValidating }: TypedEvents): string | undefined {
+  const names = [...channel?.codecs.keys() ?? []]
+  if (channel === undefined || names.some(name => !codecs.has(name))) {
+    return `a channel that names its events, all of them among those of the route (${[...codecs.keys()].join(', ')})`
   }
-  const other = names.find(name => !isSameSchema(channel.schemas[name], schemas[name]))
-  if (other !== undefined) return `a channel that has the schema of the route for '${shown(other)}'`
+  const other = names.find(name => codecs.get(name)?.isSameAs(channel.codecs.get(name)) !== true)
+  if (other !== undefined) return `a channel that has the schema of the route for '${shown(other)}', and compilers and shared schemas as the route has them`
   return isValidating && !channel.isValidating ? 'a channel that checks its events, as the route does' : undefined
 }
 
@@ -183,8 +183,8 @@ class ChannelReader implements LiveReader, Subscriber {
   }
 
   #knowsAll ({ frames }: Batch): boolean {
-    const { schemas } = this.#typed as TypedEvents
-    return frames.every(frame => !frame.isEvent || Object.hasOwn(schemas, frame.view.event))
+    const { codecs } = this.#typed as TypedEvents
+    return frames.every(frame => !frame.isEvent || codecs.has(frame.view.event))
   }
 
   #deliverOwn (part: Part, frames: readonly Frame[]): void {

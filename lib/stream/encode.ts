@@ -42,15 +42,22 @@ type NamedEvent<Name extends string, Data> = Omit<ServerSentEvent, 'event' | 'da
 /** A comment, a retry, or an id alone: no client dispatches it. */
 type Undispatched = Omit<ServerSentEvent, 'event' | 'data'> & { event?: undefined, data?: undefined }
 
+/** How the data of an event becomes text. */
+export interface EventCodec {
+  /** Throws FST_STREAM_INVALID_EVENT. */
+  encode (name: string, data: unknown, isValidating: boolean): string
+  /** True if the other refuses the same data, and makes the same text. */
+  isSameAs (other: EventCodec | undefined): boolean
+}
+
 /** The events that a route or a channel names. */
 export interface TypedEvents {
   readonly schemas: Readonly<Record<string, unknown>>
+  /** By the name of the event, `message` being the one without. */
+  readonly codecs: ReadonlyMap<string, EventCodec>
   /** Data is checked before it is serialized. */
   readonly isValidating: boolean
-  /**
-   * The text of the data of an event, `message` being the one without a name.
-   * Throws FST_STREAM_UNKNOWN_EVENT and FST_STREAM_INVALID_EVENT.
-   */
+  /** The text of the data of an event. Throws FST_STREAM_UNKNOWN_EVENT and FST_STREAM_INVALID_EVENT. */
   encode (name: string, data: unknown): string
   /** Throws FST_STREAM_UNKNOWN_EVENT for a name that is none of these. */
   checkName (name: string): void

@@ -1,26 +1,15 @@
 /**
  * What compiles the schemas of events: what compiles those of a route.
  */
+import { isDeepStrictEqual } from 'node:util'
 import type { FastifyInstance, FastifySchemaCompiler, FastifySerializerCompiler } from 'fastify'
 import { internalOf } from '../internals.ts'
-import type { TypedEvent } from './event.ts'
+import { isPlainObject } from '../options.ts'
+import type { SchemaCodec } from './codec.ts'
+import { keywordsOfNames, keywordsOfValues } from './json-schema.ts'
 
 export type ValidatorCompiler = FastifySchemaCompiler<unknown>
 export type SerializerCompiler = FastifySerializerCompiler<unknown>
-
-export interface Compilers {
-  readonly validator: ValidatorCompiler
-  readonly serializer: SerializerCompiler
-  /** What schemas may refer to. */
-  readonly shared: Record<string, unknown>
-  /**
-   * Checks a schema by the rules of JSON Schema alone, whatever it refers to; undefined where schemas may be of another kind.
-   * https://json-schema.org/draft-07/schema
-   */
-  readonly rules: ReturnType<ValidatorCompiler> | undefined
-  /** What they have compiled, by the events of a route or a channel. */
-  readonly compiled: WeakMap<object, Map<string, TypedEvent>>
-}
 
 /** Compilers that a route has for itself. */
 export interface OwnCompilers {
@@ -28,12 +17,23 @@ export interface OwnCompilers {
   serializerCompiler?: FastifySerializerCompiler<never>
 }
 
+interface CompilersFactory {
+  buildValidator (schemas: object, options: object): ValidatorCompiler
+  buildSerializer (schemas: object, options: unknown): SerializerCompiler
+}
+
+/** Fastify's, of which each context has one. */
 interface SchemaController {
-  /** Somebody has set a compiler on the instance, or on one that it is a child of. */
+  parent?: SchemaController
+  /** Of its own, or of an outer context. */
+  opts: { compilersFactory: Partial<CompilersFactory>, isCustomValidatorCompiler?: boolean, isCustomSerializerCompiler?: boolean }
+  /** That of `opts`, until a compiler is set: then it gives that one. */
+  compilersFactory: Partial<CompilersFactory>
+  /** A compiler was set on the context or an outer one, or the app has a factory of its own. */
   isCustomValidatorCompiler?: boolean
   isCustomSerializerCompiler?: boolean
-  getValidatorBuilder (): (schemas: object, options: object) => ValidatorCompiler
-  getSerializerBuilder (): (schemas: object, options: unknown) => SerializerCompiler
+  validatorCompiler?: ValidatorCompiler
+  serializerCompiler?: SerializerCompiler
 }
 
 // Data is to fit as it is: an event is refused, not repaired.
@@ -41,85 +41,105 @@ const strict = { coerceTypes: false, useDefaults: false, removeAdditional: false
 
 /** The compilers of instances, each made once for as long as the instance is given no other and no schema. */
 export class InstanceCompilers {
-  readonly #made = new WeakMap<FastifyInstance, ContextCompilers>()
+  readonly #made = new WeakMap<FastifyInstance, Compilers>()
 
   /** The compilers of an instance, but for those that a route has for itself. */
-  of (app: FastifyInstance, { validatorCompiler, serializerCompiler }: OwnCompilers = {}): Compilers {
-    const context = this.#ofContext(app)
-    if (validatorCompiler === undefined && serializerCompiler === undefined) return context
-    return {
-      get validator () { return validatorCompiler as ValidatorCompiler | undefined ?? context.validator },
-      get serializer () { return serializerCompiler as SerializerCompiler | undefined ?? context.serializer },
-      shared: context.shared,
-      get rules () { return validatorCompiler === undefined ? context.rules : undefined },
-      compiled: new WeakMap()
-    }
-  }
-
-  #ofContext (app: FastifyInstance): ContextCompilers {
-    const now = new ContextCompilers(app)
+  of (app: FastifyInstance, own: OwnCompilers = {}): Compilers {
+    const now = new Compilers(app, own)
+    if (now.isOfRoute) return now
     const made = this.#made.get(app)
-    if (made?.isSameAs(now) === true) return made
+    if (made?.isUpToDate(now) === true) return made
     this.#made.set(app, now)
     return now
   }
 }
 
-/** Compilers that were set on an instance or on what it is a child of, else Fastify's own with the app's options. */
-class ContextCompilers implements Compilers {
-  readonly compiled: Compilers['compiled'] = new WeakMap()
-  readonly shared: Record<string, unknown>
+/** Compilers that were set on a route, on an instance or on what it is a child of, else Fastify's own with the app's options. */
+export class Compilers {
+  readonly isOfRoute: boolean
+  /** What schemas may refer to. */
+  readonly shared: Readonly<Record<string, unknown>>
+  /** What they have compiled, by the text of schemas that are nothing but JSON, and by the schema. */
+  readonly compiled = { texts: new Map<string, SchemaCodec>(), schemas: new WeakMap<object, SchemaCodec>() }
   readonly #app: FastifyInstance
-  readonly #controller: SchemaController
-  readonly #custom: [validator: ValidatorCompiler | undefined, serializer: SerializerCompiler | undefined]
+  readonly #set: { validator: ValidatorCompiler | undefined, serializer: SerializerCompiler | undefined }
+  readonly #factory: CompilersFactory
+  /** Whether what the factory makes is Fastify's own. */
+  readonly #isFastifys: { validator: boolean, serializer: boolean }
   #validator: ValidatorCompiler | undefined
   #serializer: SerializerCompiler | undefined
-  #rules: Compilers['rules']
+  #rules: ReturnType<ValidatorCompiler> | undefined
 
-  constructor (app: FastifyInstance) {
+  constructor (app: FastifyInstance, { validatorCompiler, serializerCompiler }: OwnCompilers) {
     const controller = internalOf(app, 'fastify.schemaController') as SchemaController
-    this.#app = app
-    this.#controller = controller
+    const { opts } = outermost(controller)
+    this.isOfRoute = isGiven(validatorCompiler) || isGiven(serializerCompiler)
     this.shared = app.getSchemas()
-    this.#custom = [
-      controller.isCustomValidatorCompiler === true ? app.validatorCompiler as ValidatorCompiler | undefined : undefined,
-      controller.isCustomSerializerCompiler === true ? app.serializerCompiler as SerializerCompiler | undefined : undefined
-    ]
+    this.#app = app
+    this.#set = {
+      validator: validatorCompiler as ValidatorCompiler | null | undefined ?? compilerSet(controller, 'isCustomValidatorCompiler', 'buildValidator')?.validatorCompiler,
+      serializer: serializerCompiler as SerializerCompiler | null | undefined ?? compilerSet(controller, 'isCustomSerializerCompiler', 'buildSerializer')?.serializerCompiler
+    }
+    this.#factory = { buildValidator: builderOf(controller, 'buildValidator'), buildSerializer: builderOf(controller, 'buildSerializer') }
+    this.#isFastifys = {
+      validator: this.#set.validator === undefined && opts.isCustomValidatorCompiler !== true && this.#factory.buildValidator === opts.compilersFactory.buildValidator,
+      serializer: this.#set.serializer === undefined && opts.isCustomSerializerCompiler !== true && this.#factory.buildSerializer === opts.compilersFactory.buildSerializer
+    }
   }
 
-  isSameAs (other: ContextCompilers): boolean {
-    // Schemas can be added, and neither changed nor removed.
-    return this.#custom.every((compiler, i) => compiler === other.#custom[i]) && Object.keys(this.shared).length === Object.keys(other.shared).length
+  /** True if nothing was set on the instance, and no schema was added, since. */
+  isUpToDate (now: Compilers): boolean {
+    const ids = Object.keys(now.shared)
+    return this.#isLike(now) && ids.length === Object.keys(this.shared).length && ids.every(id => this.shared[id] === now.shared[id])
+  }
+
+  /** True if the two make the same of a schema, which may refer to others. */
+  areAs (others: Compilers, mayRefer: boolean): boolean {
+    if (this === others) return true
+    // What a schema refers to is there in both, and so is what that refers to.
+    return this.#isLike(others) &&
+      (!mayRefer || Object.entries(this.shared).every(([id, schema]) => !Object.hasOwn(others.shared, id) || isDeepStrictEqual(schema, others.shared[id])))
   }
 
   get validator (): ValidatorCompiler {
-    this.#validator ??= this.#custom[0] ?? this.#ajv(this.shared)
+    this.#validator ??= this.#set.validator ?? this.#buildValidator(this.shared)
     return this.#validator
   }
 
   get serializer (): SerializerCompiler {
-    this.#serializer ??= this.#custom[1] ?? this.#fastJsonStringify()
+    this.#serializer ??= this.#set.serializer ?? this.#buildSerializer()
     return this.#serializer
   }
 
-  get rules (): Compilers['rules'] {
-    if (this.#custom[0] !== undefined) return undefined
+  /**
+   * Checks a schema by the rules of JSON Schema alone, whatever it refers to; undefined where schemas may be of another kind.
+   * https://json-schema.org/draft-07/schema
+   */
+  get rules (): ReturnType<ValidatorCompiler> | undefined {
+    if (!this.#isFastifys.validator) return undefined
     try {
-      this.#rules ??= this.#ajv({})({ schema: { $ref: 'http://json-schema.org/draft-07/schema#' }, method: '', url: '' })
+      this.#rules ??= this.#buildValidator({})({ schema: { $ref: 'http://json-schema.org/draft-07/schema#' }, method: '', url: '' })
     } catch {
       // Its options say that it is not for JSON Schema.
     }
     return this.#rules
   }
 
-  #ajv (schemas: object): ValidatorCompiler {
-    const { ajv } = this.#options
-    return this.#controller.getValidatorBuilder()(schemas, { ...ajv, customOptions: { ...ajv.customOptions, ...strict } })
+  #isLike (others: Compilers): boolean {
+    return this.#set.validator === others.#set.validator && this.#set.serializer === others.#set.serializer &&
+      this.#factory.buildValidator === others.#factory.buildValidator && this.#factory.buildSerializer === others.#factory.buildSerializer
   }
 
-  #fastJsonStringify (): SerializerCompiler {
-    const compile = this.#controller.getSerializerBuilder()(textLast(this.shared) as object, this.#options.serializerOpts)
-    return ({ schema, ...of }) => compile({ ...of, schema: textLast(schema) })
+  #buildValidator (schemas: object): ValidatorCompiler {
+    const { ajv } = this.#options
+    return this.#factory.buildValidator(schemas, { ...ajv, customOptions: { ...ajv.customOptions, ...strict } })
+  }
+
+  #buildSerializer (): SerializerCompiler {
+    const { serializerOpts } = this.#options
+    if (!this.#isFastifys.serializer) return this.#factory.buildSerializer(this.shared, serializerOpts)
+    const compile = this.#factory.buildSerializer(textLast(this.shared) as object, serializerOpts)
+    return ({ schema, ...route }) => compile({ ...route, schema: textLast(schema) })
   }
 
   get #options (): { ajv: { customOptions: object }, serializerOpts?: unknown } {
@@ -127,13 +147,39 @@ class ContextCompilers implements Compilers {
   }
 }
 
+/** The context on which the compiler of an instance was set; undefined when none was. */
+function compilerSet (
+  controller: SchemaController, isCustom: 'isCustomValidatorCompiler' | 'isCustomSerializerCompiler', build: keyof CompilersFactory
+): SchemaController | undefined {
+  if (controller[isCustom] !== true) return undefined
+  let context: SchemaController | undefined = controller
+  while (context !== undefined && context.compilersFactory[build] === context.opts.compilersFactory[build]) context = context.parent
+  return context
+}
+
+/** What makes the compilers of an instance on which none is set. */
+function builderOf<Name extends keyof CompilersFactory> ({ opts, parent }: SchemaController, name: Name): CompilersFactory[Name] {
+  return opts.compilersFactory[name] ?? builderOf(parent as SchemaController, name)
+}
+
+function outermost (controller: SchemaController): SchemaController {
+  return controller.parent === undefined ? controller : outermost(controller.parent)
+}
+
+// Fastify has null for none.
+function isGiven (compiler: unknown): boolean {
+  return compiler !== undefined && compiler !== null
+}
+
 /**
- * The schema with 'string' as the last of the types of a list. The serializer takes the first one that a value can be
- * made, and makes a string of an array: ['a', 'b'] would be sent as "a,b".
+ * The schema with 'string' as the last of the types of a list. Fastify's serializer takes the first one that a value can
+ * be made, and makes a string of an array: ['a', 'b'] would be sent as "a,b".
  */
-function textLast (schema: unknown): unknown {
-  if (Array.isArray(schema)) return schema.map(textLast)
-  if (typeof schema !== 'object' || schema === null) return schema
-  return Object.fromEntries(Object.entries(schema).map(([key, value]) =>
-    [key, key === 'type' && Array.isArray(value) && value.includes('string') ? [...value.filter(type => type !== 'string'), 'string'] : textLast(value)]))
+function textLast (schema: unknown, isOfNames = false): unknown {
+  if (Array.isArray(schema)) return schema.map(item => textLast(item))
+  if (!isPlainObject(schema)) return schema
+  return Object.fromEntries(Object.entries(schema).map(([key, value]) => {
+    if (!isOfNames && key === 'type' && Array.isArray(value) && value.includes('string')) return [key, [...value.filter(type => type !== 'string'), 'string']]
+    return [key, !isOfNames && keywordsOfValues.has(key) ? value : textLast(value, !isOfNames && keywordsOfNames.has(key))]
+  }))
 }

@@ -1,12 +1,23 @@
 /**
- * A JSON schema as a part of another one.
+ * JSON schemas as data: which parts of one are schemas, and how one becomes a part of another.
  * https://json-schema.org/draft-07/json-schema-core
  */
+import { isPlainObject } from '../options.ts'
 
 export type Json = Record<string, unknown>
 
-const keywordsOfNames = new Set(['properties', 'patternProperties', 'definitions', '$defs', 'dependentSchemas'])
-const keywordsOfValues = new Set(['default', 'enum', 'const', 'examples', 'example'])
+/** Keywords whose value has a schema for each of some names. */
+export const keywordsOfNames = new Set(['properties', 'patternProperties', 'definitions', '$defs', 'dependentSchemas'])
+/** Keywords whose value is no schema, whatever it looks like. */
+export const keywordsOfValues = new Set(['default', 'enum', 'const', 'examples', 'example'])
+
+// What refers to more than that is anything from there on: two references in each definition are 2^n schemas.
+const mostPlaces = 500
+
+/** True for what JSON Schema has as a schema, and for what has its form. */
+export function isJsonSchema (schema: unknown): schema is boolean | Json {
+  return typeof schema === 'boolean' || isPlainObject(schema)
+}
 
 /** The schema with what it defines for itself in its place; what leads back to where it is needed is anything there. */
 export function selfContained (schema: Json | boolean): Json {
@@ -17,15 +28,30 @@ export function selfContained (schema: Json | boolean): Json {
 
 /** What is in a document at a JSON pointer. */
 export function lookUp (document: unknown, pointer: string): unknown {
-  const keys = pointer.split('/').slice(1).map(key => decodeURIComponent(key).replaceAll('~1', '/').replaceAll('~0', '~'))
-  return keys.reduce((node, key) => Object(node)[key], document)
+  return keysOf(pointer).map(decodeURIComponent).reduce((node, key) => Object(node)[key], document)
+}
+
+/** The keys that a JSON pointer is made of. https://www.rfc-editor.org/rfc/rfc6901 */
+export function keysOf (pointer: string): string[] {
+  return pointer.split('/').slice(1).map(key => key.replaceAll('~1', '/').replaceAll('~0', '~'))
 }
 
 class Definitions {
   readonly #root: Json
+  /** Where definitions are that have an id or an anchor of their own. */
+  readonly #ids = new Map<string, string>()
+  #places = 0
 
   constructor (root: Json) {
     this.#root = root
+    for (const keyword of ['definitions', '$defs']) {
+      for (const [name, definition] of Object.entries(Object(root[keyword]) as Json)) {
+        const { $id, $anchor } = Object(definition) as Json
+        for (const id of [$id, typeof $anchor === 'string' ? `#${$anchor}` : undefined]) {
+          if (typeof id === 'string') this.#ids.set(id, `/${keyword}/${encodeURIComponent(name.replaceAll('~', '~0').replaceAll('/', '~1'))}`)
+        }
+      }
+    }
   }
 
   /** The part of the schema with what it refers to in place; `within` are the definitions that it is in already. */
@@ -37,9 +63,11 @@ class Definitions {
     const pointer = isOfNames ? undefined : this.#pointer(node)
     if (pointer === undefined) return copy
     const { $ref, ...others } = copy
-    if (pointer === '' || (within.length > 0 && this.#leadsTo(within, pointer, new Set()))) return others
+    if (pointer === '' || this.#places++ >= mostPlaces || (within.length > 0 && this.#leadsTo(within, pointer, new Set()))) return others
     const definition = this.#at(pointer)
-    return { ...typeof definition === 'boolean' ? selfContained(definition) : this.inlined(definition, [...within, pointer]) as Json, ...others }
+    if (typeof definition === 'boolean') return { ...selfContained(definition), ...others }
+    const { $id, $anchor, ...place } = this.inlined(definition, [...within, pointer]) as Json
+    return { ...place, ...others }
   }
 
   #leadsTo (targets: string[], pointer: string, seen: Set<string>): boolean {
@@ -64,7 +92,9 @@ class Definitions {
   #pointer ({ $ref }: Json): string | undefined {
     if (typeof $ref !== 'string') return undefined
     const [base, pointer = ''] = $ref.split('#')
-    return base === '' || base === this.#root.$id ? pointer : undefined
+    const isHere = base === '' || base === this.#root.$id
+    if (isHere && (pointer === '' || pointer.startsWith('/'))) return pointer
+    return this.#ids.get(isHere ? `#${pointer}` : $ref.replace(/#$/, ''))
   }
 }
 

@@ -4,8 +4,7 @@
  */
 import type { FastifySchema } from 'fastify'
 import { isPlainObject } from '../options.ts'
-import { isJsonSchema } from './event.ts'
-import { lookUp, selfContained, type Json } from './json-schema.ts'
+import { isJsonSchema, lookUp, selfContained, type Json } from './json-schema.ts'
 import type { EventSchemas } from './schemas.ts'
 
 const mediaType = 'text/event-stream'
@@ -34,7 +33,7 @@ const lastEventId = text('The id of the last event that the client has seen')
 export function documented (schema: FastifySchema, { schemas }: EventSchemas): FastifySchema {
   const all = Object.values(schemas)
   const zod = all.find(isZod)
-  if (zod === undefined && !all.every(isJsonSchema)) return schema
+  if (zod === undefined && !all.every(isDescribable)) return schema
   // Whoever reads Zod takes nothing else, and says in what dialect it is to be.
   const as = (json: (target?: string) => Json): unknown => zod === undefined ? json() : describedAs(zod, json)
   const stream = as(target => ({ type: 'array', items: { oneOf: entriesOf(schemas, target) } }))
@@ -77,6 +76,7 @@ function mediaTypes (names: readonly string[], schema: unknown): Json {
 }
 
 function withLastEventId (headers: unknown, as: (json: (target?: string) => Json) => unknown): unknown {
+  if (headers !== undefined && !isDescribable(headers) && !isZod(headers)) return headers
   const json = (target?: string): Json => headers === undefined ? { type: 'object' } : jsonOf(headers, 'input', target)
   const { $ref, properties = {} } = json()
   // A schema that is elsewhere, or tells of the header itself.
@@ -85,6 +85,16 @@ function withLastEventId (headers: unknown, as: (json: (target?: string) => Json
     const schema = json(target)
     return { ...schema, properties: { ...schema.properties as Json, 'Last-Event-ID': lastEventId } }
   })
+}
+
+/** True for a JSON schema that can be written down. */
+function isDescribable (schema: unknown): boolean {
+  try {
+    JSON.stringify(schema)
+    return isJsonSchema(schema)
+  } catch {
+    return false
+  }
 }
 
 interface Zod {
@@ -166,10 +176,18 @@ function asText (entry: Json, document: object): Json {
 }
 
 function dataAsText (data: Json, document: object): Json {
-  const { type } = typeof data.$ref === 'string' ? Object(lookUp(document, data.$ref.slice(1))) as Json : data
-  const types = ([] as unknown[]).concat(type)
-  if (type === 'string') return data
+  const types = typesOf(data, document)
   // Text and JSON cannot be told apart.
-  if (type === undefined || types.includes('string')) return { type: 'string' }
-  return { type: 'string', contentMediaType: 'application/json', contentSchema: data }
+  if (types === undefined) return { type: 'string' }
+  if (types.every(type => type === 'string')) return { type: 'string', ...data }
+  return types.includes('string') ? { type: 'string' } : { type: 'string', contentMediaType: 'application/json', contentSchema: data }
+}
+
+/** The types that data may have by what its schema says itself; undefined when it says none. */
+function typesOf (data: Json, document: object): unknown[] | undefined {
+  // A const has become an enum.
+  const { $ref, type, enum: values } = data
+  if (typeof $ref === 'string') return typesOf({ ...Object(lookUp(document, $ref.slice(1))), $ref: undefined } as Json, document)
+  if (type !== undefined) return ([] as unknown[]).concat(type)
+  return Array.isArray(values) ? values.map(value => typeof value) : undefined
 }

@@ -6,7 +6,7 @@ import { FST_STREAM_INVALID_SCHEMA } from '../errors.ts'
 import { internalOf } from '../internals.ts'
 import type { InstanceCompilers, OwnCompilers } from './compilers.ts'
 import { documented } from './openapi.ts'
-import { EventSchemas } from './schemas.ts'
+import { EventSchemas, type Owner } from './schemas.ts'
 
 /** Where the configuration of a route has its events; the ESM and CJS builds share it. */
 const kEvents = Symbol.for('fastify-streaming.events')
@@ -30,7 +30,11 @@ export function findTypedRoutes (app: FastifyInstance, compilers: InstanceCompil
 
   app.addHook('onRoute', function (route) {
     const events = eventsNamed(route.schema, route.method, route.url)
-    if (events === undefined) return
+    if (events === undefined) {
+      // What a hook has copied from another route has the configuration of that one.
+      if (isTyped(route.config)) route.config = { ...route.config, [kEvents]: undefined } as RouteOptions['config']
+      return
+    }
     events.check(compilers.of(this, route as OwnCompilers))
     const compiled: CompiledRoute = { events: undefined }
     route.config = { ...route.config, [kEvents]: compiled } as RouteOptions['config']
@@ -53,6 +57,9 @@ export function findTypedRoutes (app: FastifyInstance, compilers: InstanceCompil
     const events = eventsNamed(schema, config.method, config.url)
     events?.compile(compilers.of(instance, own))
     config[kEvents] = { events }
+    if (events !== undefined && instance.hasDecorator('swagger')) {
+      instance.log.warn(`${String(config.method)} ${String(config.url)} was declared before the plugin was loaded, and its events are not described: await app.register() first`)
+    }
   })
 }
 
@@ -61,7 +68,7 @@ export function eventsOf (reply: FastifyReply): EventSchemas | undefined {
   const { config, schema, method, url } = reply.request.routeOptions
   const events = (config as RouteContext['config'])?.[kEvents]?.events
   if (events === undefined && eventsNamed(schema, method, url) !== undefined) {
-    throw new FST_STREAM_INVALID_SCHEMA('*', ownerName(method, url), 'the route was declared before the plugin was loaded: await app.register() first')
+    throw new FST_STREAM_INVALID_SCHEMA('*', `${String(method)} ${url}`, 'the route was declared before the plugin was loaded: await app.register() first')
   }
   return events
 }
@@ -69,11 +76,15 @@ export function eventsOf (reply: FastifyReply): EventSchemas | undefined {
 // A HEAD request has no events.
 function eventsNamed (schema: FastifySchema | undefined, method: string | string[] | undefined, url: string | undefined): EventSchemas | undefined {
   if (schema?.events === undefined || method === 'HEAD') return undefined
-  return new EventSchemas(schema.events, ownerName(method, url))
+  return new EventSchemas(schema.events, ownerOf(method, url))
 }
 
-function ownerName (method: string | string[] | undefined, url: string | undefined): string {
-  return `${String(method)} ${String(url)}`
+function ownerOf (method: string | string[] | undefined, url: string | undefined): Owner {
+  return { method: String(method), url: String(url) }
+}
+
+function isTyped (config: object | undefined): boolean {
+  return config !== undefined && kEvents in config
 }
 
 // A route that was declared before the plugin was loaded has run no hook of ours. This is what Fastify tells of each route

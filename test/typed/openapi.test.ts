@@ -11,6 +11,8 @@ import ts from 'typescript'
 import { z } from 'zod'
 import * as mini from 'zod/mini'
 import streaming, { transformObject } from '../../lib/index.ts'
+import { documented } from '../../lib/typed/openapi.ts'
+import { EventSchemas } from '../../lib/typed/schemas.ts'
 import { root, write } from '../fixtures/readme.ts'
 
 type Document = Record<string, any>
@@ -99,10 +101,12 @@ t.test('transformObject leaves 3.0, 3.1 and what has no events as they are', asy
 })
 
 t.test('data that may be text or JSON is text in an itemSchema', async t => {
-  const events = { any: {}, either: { type: ['string', 'object'] }, shared: { $ref: 'headline#' } }
+  const events = { any: {}, either: { type: ['string', 'object'] }, shared: { $ref: 'headline#' }, word: { enum: ['a', 'b'] }, five: { const: 5 }, mixed: { enum: ['a', 1] } }
   const { stream } = await describe(t, '3.2.0', { events }, { transformObject }, app => { app.addSchema({ $id: 'headline', ...headline }) })
-  const [any, either, shared] = stream.itemSchema.oneOf.map(({ properties }: Document) => properties.data)
-  t.strictSame([any, either], [{ type: 'string' }, { type: 'string' }])
+  const [any, either, shared, word, five, mixed] = stream.itemSchema.oneOf.map(({ properties }: Document) => properties.data)
+  t.strictSame([any, either, mixed], [{ type: 'string' }, { type: 'string' }, { type: 'string' }])
+  t.strictSame(word, { type: 'string', enum: ['a', 'b'] })
+  t.match(five, { type: 'string', contentMediaType: 'application/json', contentSchema: {} })
   t.match(shared, { contentMediaType: 'application/json', contentSchema: { $ref: /^#\/components\/schemas\// } })
 })
 
@@ -131,11 +135,15 @@ t.test('headers keep what they have, and Last-Event-ID is there once', async t =
   t.strictSame(names(beside.operation), ['x-user', 'Last-Event-ID'])
   const own = await describe(t, '3.1.0', { events, headers: { type: 'object', properties: { 'last-event-id': { type: 'string', maxLength: 20 } } } })
   t.strictSame(names(own.operation), ['last-event-id'])
+  const elsewhere = { $ref: 'headers#' }
+  t.equal(documented({ headers: elsewhere }, new EventSchemas(events, { method: 'GET', url: '/' })).headers, elsewhere)
+  const shouted = await describe(t, '3.1.0', { events, headers: { type: 'object', properties: { 'LAST-EVENT-ID': { type: 'string' } } } })
+  t.strictSame(names(shouted.operation), ['LAST-EVENT-ID'])
   const bare = await describe(t, '3.1.0', { events, headers: { type: 'object' } })
   t.strictSame(names(bare.operation), ['Last-Event-ID'])
   const [, options, before] = providers.Zod
-  const zod = await describe(t, '3.1.0', { events: { headline: z.string() }, headers: z.object({ 'x-user': z.string() }) }, options as never, before as never)
-  t.strictSame(names(zod.operation), ['x-user', 'Last-Event-ID'])
+  const zod = await describe(t, '3.1.0', { events: { headline: z.string() }, headers: z.object({ 'x-user': z.string(), 'x-max': z.string().transform(Number) }) }, options as never, before as never)
+  t.match(zod.operation.parameters, [{ name: 'x-user' }, { name: 'x-max', schema: { type: 'string' } }, { name: 'Last-Event-ID' }])
 })
 
 t.test('an event of the route that has the name of a control event is described as both', async t => {
@@ -170,7 +178,7 @@ t.test('a JSON response beside the stream keeps its headers, its media types and
 
 t.test('Zod is described in the dialect of the document', async t => {
   const [, options, before] = providers.Zod
-  const events = { price: z.object({ eur: z.number().positive(), pair: z.tuple([z.string(), z.number()]), none: z.null(), maybe: z.string().nullable() }).describe('A price') }
+  const events = { price: z.object({ eur: z.number().positive(), pair: z.tuple([z.string(), z.number()]), none: z.null(), maybe: z.string().nullable() }).describe('A price').meta({ title: 'Price' }) }
   const headers = z.object({ 'x-max': z.coerce.number().positive().optional() })
   const eur = async (version: string) => {
     const { document, stream } = await describe(t, version, { events, headers }, options as never, before as never)
@@ -232,6 +240,28 @@ t.test('dates of Zod are text, and of zod/mini nothing is known', async t => {
   t.match(full.stream.schema.items.oneOf[0].properties.data.properties, { day: { type: 'string', format: 'date-time' } })
   const small = await describe(t, '3.1.0', { events: { at: mini.object({ day: mini.string() }) } }, options as never, before as never)
   t.strictSame(small.stream.schema.items.oneOf[0].properties.data, {})
+})
+
+t.test('headers of another kind are left alone', async t => {
+  class Headers { self = this }
+  const app = Fastify()
+  app.setValidatorCompiler(() => () => true)
+  await app.register(streaming)
+  app.get('/', { schema: { headers: new Headers(), events: { one: {} } } }, (request, reply) => reply.sse([{ event: 'one', data: 1 }]))
+  t.equal((await app.inject('/')).body, 'event: one\ndata: 1\n\n')
+})
+
+t.test('a route that was declared before the plugin is not described, and the log says so', async t => {
+  const lines: string[] = []
+  const app = Fastify({ logger: { level: 'warn', stream: { write: (line: string) => { lines.push(line) } } } })
+  await app.register(swagger, { openapi: { openapi: '3.1.0' } })
+  app.register(streaming)
+  app.get('/early', { schema: { events: { headline } } }, (request, reply) => reply.sse([] as never[]))
+  app.get('/plain', () => {})
+  await app.ready()
+  t.equal(lines.length, 1)
+  t.match(lines[0], /GET \/early was declared before the plugin was loaded, and its events are not described: await app.register\(\) first/)
+  await app.close()
 })
 
 t.test('schemas of another kind are not described', async t => {

@@ -2,6 +2,7 @@ import '../fixtures/guard.ts'
 import { Readable } from 'node:stream'
 import v8 from 'node:v8'
 import vm from 'node:vm'
+import { AjvCompiler } from '@fastify/ajv-compiler'
 import { TypeBoxValidatorCompiler } from '@fastify/type-provider-typebox'
 import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify'
 import { serializerCompiler, validatorCompiler } from 'fastify-type-provider-zod'
@@ -58,6 +59,12 @@ t.test('an event that the route does not name is an error reply before the head,
   t.match(await failure(server), { statusCode: 500, code: 'FST_STREAM_UNKNOWN_EVENT', message: "The event 'headlines' is not one of headline, message, the events of GET /typed" })
 })
 
+t.test('of very many names not all are told', async t => {
+  const schemas = Object.fromEntries(Array.from({ length: 25 }, (_, i) => [`e${i}`, {}]))
+  const server = await typed(t, schemas, (request, reply) => reply.sse(['x']))
+  t.match(await failure(server), { code: 'FST_STREAM_UNKNOWN_EVENT', message: /one of e0, e1, .*, e19, …, the events of/ })
+})
+
 t.test('a text is refused where the route names no message', async t => {
   const server = await typed(t, { headline }, (request, reply) => reply.sse(['hello']))
   t.match(await failure(server), { code: 'FST_STREAM_UNKNOWN_EVENT', message: /^The event 'message' is not one of headline,/ })
@@ -93,22 +100,22 @@ t.test('a refusal tells no value, no key of a map, and no words of a validator\'
       app.addSchema(names)
       const channel = app.streaming.channel('json', { events: json })
       for (const [event, data, message, cause] of [
-        ['map', { 'ann@example.com': { pin: 'x' } }, "data/*/pin must be integer, got '[object Object]'", 'data/ann@example.com/pin must be integer'],
-        ['map', { 4111111111111111: { pin: 'x' } }, "data/*/pin must be integer, got '[object Object]'", 'data/4111111111111111/pin must be integer'],
-        ['list', [{}, { name: { first: 1 } }], "data/1/name/first must be string, got '[object Array]'", 'data/1/name/first must be string'],
+        ['map', { 'ann@example.com': { pin: 'x' } }, "data/*/pin must be integer, got 'a string'", 'data/ann@example.com/pin must be integer'],
+        ['map', { 4111111111111111: { pin: 'x' } }, "data/*/pin must be integer, got 'a string'", 'data/4111111111111111/pin must be integer'],
+        ['list', [{}, { name: { first: 1 } }], "data/1/name/first must be string, got 'a number'", 'data/1/name/first must be string'],
         ['count', 4111111111111111.5, "data must be integer, got 'a number'", 'data must be integer'],
         ['count', 41n, "data must be integer, got 'a bigint'", 'data must be integer'],
         ['count', true, "data must be integer, got 'a boolean'", 'data must be integer'],
         ['count', null, "data must be integer, got 'null'", 'data must be integer']
       ] as const) {
-        await t.rejects(publish(channel, event, data), { code: 'FST_STREAM_INVALID_EVENT', message: `An event must be as the schema of '${event}' has it: ${message}`, cause: { message: cause, errors: [{}] } })
+        await t.rejects(publish(channel, event, data), { code: 'FST_STREAM_INVALID_EVENT', message: `An event must be as the schema of '${event}' has it: ${message}`, cause: { message: new RegExp(`^${cause} \\{ type: '\\w+' \\}$`), errors: [{}] } })
       }
     })
     await app.register(async app => {
       app.setValidatorCompiler(validatorCompiler)
       app.setSerializerCompiler(serializerCompiler)
       const channel = app.streaming.channel('zod', { events: zod })
-      await t.rejects(publish(channel, 'list', { 'ann@example.com': { pin: 'hunter2' } }), { message: /: data\/\*\/pin must be number, got '\[object Object\]'$/ })
+      await t.rejects(publish(channel, 'list', { 'ann@example.com': { pin: 'hunter2' } }), { message: /: data\/\*\/pin must be number, got 'a string'$/ })
       await t.rejects(publish(channel, 'strict', { hunter2: 1 }), { message: /: data fails unrecognized_keys, got '\[object Object\]'$/ })
     })
   })
@@ -290,10 +297,11 @@ t.test('what is wrong with a schema whatever comes fails where the route is decl
   loop.properties.self = loop
   const at = { sync: true, ready: false }
   for (const [schema, why, when] of [
-    [{ type: 'object', properties: { a: { $ref: 'later#' }, b: { minLength: -1 } } }, 'schema is invalid: data/properties/b/minLength must be >= 0', at.sync],
+    [{ type: 'object', properties: { a: { $ref: 'later#' }, b: { minLength: -1 } } }, "schema is invalid: data/properties/b/minLength must be >= 0 { comparison: '>=', limit: 0 }", at.sync],
     [loop, 'it contains itself, or is nested too deeply', at.sync],
     [{ type: 'string', pattern: '(' }, /Invalid regular expression/, at.ready],
     [{ typ: 'string' }, 'strict mode: unknown keyword: "typ"', at.ready],
+    [{ $schema: 'http://json-schema.org/draft-07/schema#', type: 'objekt' }, /schema is invalid/, at.sync],
     [{ $ref: 'nowhere#' }, /can't resolve reference nowhere#/, at.ready],
     [{ $schema: 'https://json-schema.org/draft/2020-12/schema', type: 'string' }, /no schema with key or ref "https:\/\/json-schema.org\/draft\/2020-12\/schema"/, at.ready]
   ] as const) {
@@ -374,14 +382,14 @@ t.test('one schema object may be of many routes and methods', async t => {
 })
 
 t.test('a list of types sends data as what it is, in whatever order they are', async t => {
-  const either = { type: ['string', 'array', 'object', 'null'] }
-  const schemas = { either, nested: { type: 'object', properties: { list: { type: 'array', items: either }, shared: { $ref: 'either#' } } } }
+  const either = { type: ['integer', 'string', 'array', 'object', 'null'], default: { type: ['string', 'null'] } }
+  const schemas = { either, nested: { type: 'object', properties: { value: { const: { type: ['string', 'null'] } }, type: { type: 'string' }, list: { type: 'array', items: either }, shared: { $ref: 'either#' } } } }
   const server = await serve(t, () => {}, { fastify: { ajv: { customOptions: { allowUnionTypes: true } } }, before: app => app.addSchema({ $id: 'either', ...either }) }, app => {
     app.get('/typed', { schema: { events: schemas } }, (request, reply) => reply.sse([
-      { event: 'either', data: ['a', 'b'] }, { event: 'either', data: 'a' }, { event: 'nested', data: { list: [['a'], null, 'b'], shared: [1, 2] } }
+      { event: 'either', data: ['a', 'b'] }, { event: 'either', data: 'a' }, { event: 'nested', data: { list: [['a'], null, 'b', 1], shared: [1, 2], type: 'x', value: { type: ['string', 'null'] } } }
     ]))
   })
-  t.equal(await body(server), 'event: either\ndata: ["a","b"]\n\nevent: either\ndata: a\n\nevent: nested\ndata: {"list":[["a"],null,"b"],"shared":[1,2]}\n\n')
+  t.equal(await body(server), 'event: either\ndata: ["a","b"]\n\nevent: either\ndata: a\n\nevent: nested\ndata: {"value":{"type":["string","null"]},"type":"x","list":[["a"],null,"b",1],"shared":[1,2]}\n\n')
 })
 
 t.test('defaults, types and unknown keys are not repaired before the check', async t => {
@@ -407,6 +415,87 @@ t.test('each schema is compiled once, whatever routes, methods and channels have
     for (const name of ['x', 'y']) app.streaming.channel(name, { events })
   })
   t.strictSame(compiled, [headline, events.message, {}])
+})
+
+t.test('a schema that is written out again is compiled once, and one that is not JSON once for each object', async t => {
+  let compiled = 0
+  const { app } = await serve(t, () => {}, {
+    before: app => {
+      app.setValidatorCompiler(() => {
+        compiled++
+        return () => true
+      })
+      app.setSerializerCompiler(() => JSON.stringify)
+    }
+  })
+  const name = (schema: unknown) => app.streaming.channel(`user:${Math.random()}`, { events: { message: schema } })
+  for (let i = 0; i < 10; i++) name({ type: 'string' })
+  t.equal(compiled, 1)
+  const format = /x/
+  for (let i = 0; i < 10; i++) name({ type: 'string', format })
+  t.equal(compiled, 11, 'a text would not tell one from the other')
+  const grown: Record<string, unknown> = { message: {} }
+  app.streaming.channel('small', { events: grown })
+  grown.more = {}
+  await t.resolves(app.streaming.channel('large', { events: grown }).publish({ event: 'more', data: 1 } as never))
+})
+
+t.test('routes that were declared before the plugin share what is compiled, and keep compilers of their own', async t => {
+  let compiled = 0
+  const app = Fastify()
+  t.teardown(async () => await app.close())
+  const count = () => {
+    compiled++
+    return () => true
+  }
+  app.setValidatorCompiler(count)
+  for (const path of ['/a', '/b']) app.get(path, { schema: { events } }, (request, reply) => reply.sse(['x']))
+  app.get('/own', { schema: { events: { message: {} } }, validatorCompiler: () => () => false }, (request, reply) => reply.sse(['x']))
+  app.register(streaming)
+  await app.ready()
+  t.equal(compiled, 2)
+  t.equal((await app.inject('/a')).body, 'data: x\n\n')
+  t.match((await app.inject('/own')).json(), { code: 'FST_STREAM_INVALID_EVENT' })
+})
+
+t.test('a route keeps its configuration, and one that is copied from it has none of its events', async t => {
+  const server = await serve(t, () => {}, {}, app => {
+    app.addHook('onRoute', route => {
+      if (route.url === '/typed' && route.method === 'GET') app.route({ ...route, url: '/copy', schema: {} })
+    })
+    app.get('/typed', { schema: { events }, config: { mine: 1 } as object }, (request, reply: any) => {
+      reply.header('x-mine', (request.routeOptions.config as { mine?: number }).mine)
+      return reply.sse([{ event: 'anything', data: 1 }])
+    })
+  })
+  const copy = await fetch(`${server.url}/copy`)
+  t.equal(copy.headers.get('x-mine'), '1')
+  t.equal(await copy.text(), 'event: anything\ndata: 1\n\n')
+  const own = await fetch(`${server.url}/typed`)
+  t.equal(own.status, 500)
+  t.equal(own.headers.get('x-mine'), '1')
+})
+
+t.test('what is wrong with data itself is refused, and not told', async t => {
+  const revoked = Proxy.revocable({}, {})
+  revoked.revoke()
+  const bad = [
+    { get toJSON () { throw new Error('hunter2') } },
+    { get [Symbol.toStringTag] () { return 'hunter2' } },
+    { get [Symbol.toStringTag] () { throw new Error('hunter2') } },
+    Object.assign(Object.create({ [Symbol.toStringTag]: 'Order' }) as object, { text: 1 }),
+    Object.assign(Object.create(null) as object, { [Symbol.toStringTag]: 'hunter2' }),
+    revoked.proxy
+  ]
+  const got: string[] = []
+  for (const data of bad) {
+    const server = await typed(t, events, (request, reply) => reply.sse([{ event: 'headline', data }]))
+    const { code, message } = await failure(server)
+    t.equal(code, 'FST_STREAM_INVALID_EVENT')
+    t.notMatch(message, 'hunter2')
+    got.push(message.replace(/.*got /, ''))
+  }
+  t.strictSame(got, ["'[object Object]'", "'[object Object]'", "'[object Object]'", "'a number'", "'[object Object]'", "'[object Object]'"])
 })
 
 t.test('a compiler and a schema that come between are those of what is compiled after', async t => {
@@ -557,6 +646,9 @@ t.test('what a compiler of one\'s own says of data is told, in whatever form', a
     [() => ({ error: [{ instancePath: '/a~1b/', keyword: 'maximum', message: 'must be small' }] }), ': data/*/* must be small'],
     [() => ({ error: [{ instancePath: '', message: 'hunter2 must be small' }] }), ': data does not fit'],
     [() => ({ error: [{}] }), ': data does not fit'],
+    [() => ({ error: [{ instancePath: '', keyword: 'mine', message: 'hunter2 is not allowed' }] }), ': data fails mine'],
+    [() => ({ error: [{ instancePath: '', keyword: 'const', message: 'a' }, { instancePath: '', keyword: 'anyOf', message: 'must match a schema in anyOf' }] }), ': data must match a schema in anyOf'],
+    [() => ({ error: [{ instancePath: '', keyword: 'maxLength', propertyName: 'hunter2', message: 'must be short' }, { keyword: 'propertyNames' }] }), ': data has a key that must be short'],
     [() => ({ error: new Error('hunter2') }), ''],
     [() => { throw new Error('hunter2') }, ''],
     [() => false, '']
@@ -565,7 +657,7 @@ t.test('what a compiler of one\'s own says of data is told, in whatever form', a
     const server = await serve(t, () => {}, {}, app => {
       app.get('/typed', { schema: { events: { message: {} } }, validatorCompiler: () => validator as never }, (request, reply) => reply.sse(['x']))
     })
-    t.match(await failure(server), { code: 'FST_STREAM_INVALID_EVENT', message: `An event must be as the schema of 'message' has it${rule}, got 'a string'` })
+    t.match(await failure(server), { code: 'FST_STREAM_INVALID_EVENT', message: `An event must be as the schema of 'message' has it${rule}, got '${rule.includes('*') ? 'undefined' : 'a string'}'` })
   }
 })
 
@@ -575,7 +667,11 @@ t.test('a validator that answers later, or a serializer that gives no text, is r
     const handler: Handler = (request, reply) => reply.sse(['x'])
     app.get('/later', { schema, validatorCompiler: () => (async () => { throw new Error('later') }) as never }, handler)
     app.get('/nothing', { schema, serializerCompiler: () => (() => undefined) as never }, handler)
+    app.get('/promise', { schema, serializerCompiler: () => (async () => { throw new Error('later') }) as never }, handler)
+    app.get('/fine', { schema, validatorCompiler: () => (() => ({ value: 'x', error: null })) as never }, handler)
   })
+  t.match(await failure(server, '/promise'), { code: 'FST_STREAM_INVALID_EVENT', message: /serializes to a string, not to \[object Promise\]/ })
+  t.equal(await body(server, '/fine'), 'data: x\n\n')
   t.match(await failure(server, '/later'), { code: 'FST_STREAM_INVALID_EVENT', message: /gives a promise/ })
   t.match(await failure(server, '/nothing'), { code: 'FST_STREAM_INVALID_EVENT', message: /serializes to a string, not to undefined/ })
 })
@@ -587,6 +683,62 @@ t.test('a serializer that gives what is no JSON is refused', async t => {
     })
     t.match(await failure(server), { code: 'FST_STREAM_INVALID_EVENT', message: "An event must be an object whose data serializes to JSON, got 'a string'" })
   }
+})
+
+t.test('a schema that contains itself may be one for a compiler of one\'s own', async t => {
+  const schema: Record<string, unknown> = { properties: { text: {} } }
+  schema.self = schema
+  const server = await serve(t, () => {}, {}, app => {
+    app.get('/typed', {
+      schema: { events: { one: schema } },
+      validatorCompiler: () => () => ({ error: [{ instancePath: '/text', keyword: 'type', message: 'must be string' }] }) as never,
+      serializerCompiler: () => JSON.stringify
+    }, (request, reply: any) => reply.sse([{ event: 'one', data: { text: 1 } }]))
+  })
+  t.match(await failure(server), { code: 'FST_STREAM_INVALID_EVENT', message: /: data\/text must be string, got 'a number'/ })
+})
+
+t.test('a compiler that gives no function fails at ready', async t => {
+  await t.rejects(registered({ message: {} }, { validatorCompiler: () => undefined }), { code: 'FST_STREAM_INVALID_SCHEMA', message: /the validator compiler gave undefined, not a function/ })
+  await t.rejects(registered({ message: {} }, { serializerCompiler: async () => String }), { code: 'FST_STREAM_INVALID_SCHEMA', message: /the serializer compiler gave \[object Promise\], not a function/ })
+})
+
+t.test('Zod without its serializer fails at ready, as in a response', async t => {
+  const app = Fastify()
+  app.setValidatorCompiler(validatorCompiler)
+  await app.register(streaming)
+  app.get('/typed', { schema: { events: { message: z.object({ text: z.string() }) } } }, () => {})
+  await t.rejects(async () => await app.ready(), { code: 'FST_STREAM_INVALID_SCHEMA' })
+})
+
+t.test('a factory of compilers makes those of events, without the liberties that they take with bodies', async t => {
+  const handler: Handler = (request, reply) => reply.sse([{ event: 'headline', data: { text: 5 } }])
+  const body = { type: 'object', properties: { n: { type: 'integer' } } }
+  const ajv = await serve(t, () => {}, { fastify: { schemaController: { compilersFactory: { buildValidator: AjvCompiler() } } } as never }, app => {
+    app.post('/body', { schema: { body } }, () => {})
+    app.get('/typed', { schema: { events } }, handler)
+  })
+  t.match(await failure(ajv), { code: 'FST_STREAM_INVALID_EVENT', message: /data\/text must be string/ })
+  const own = await serve(t, () => {}, {
+    fastify: { schemaController: { compilersFactory: { buildValidator: () => () => (value: unknown) => ({ value }), buildSerializer: () => serializerCompiler } } } as never
+  }, app => {
+    app.get('/typed', { schema: { events: { message: z.string().min(2) } } }, (request, reply: any) => reply.sse(['hello']))
+    app.get('/bad', { schema: { events: { message: z.string().min(9) } } }, (request, reply: any) => reply.sse(['hello']))
+  })
+  t.equal(await (await fetch(`${own.url}/typed`)).text(), 'data: hello\n\n')
+  t.match(await failure(own, '/bad'), { code: 'FST_STREAM_INVALID_EVENT' })
+})
+
+t.test('a child has the compilers of its parent, or a controller of its own', async t => {
+  const server = await serve(t, () => {}, {}, app => {
+    app.register(async app => {
+      app.get('/typed', { schema: { events: { message: { type: 'string', maxLength: 1 } } } }, (request, reply: any) => reply.sse(['hello']))
+      app.setSchemaController({ compilersFactory: { buildValidator: (() => () => () => true) as never } })
+    })
+    app.get('/root', { schema: { events: { message: { type: 'string', maxLength: 1 } } } }, (request, reply: any) => reply.sse(['hello']))
+  })
+  t.equal(await body(server), 'data: hello\n\n')
+  t.match(await failure(server, '/root'), { code: 'FST_STREAM_INVALID_EVENT' })
 })
 
 t.test('a compiler may throw anything', async t => {
@@ -637,11 +789,13 @@ t.test('the events of a channel are those it was first named with', async t => {
   const news = app.streaming.channel('news', { events, validate: false })
   t.equal(app.streaming.channel('news'), news)
   t.equal(app.streaming.channel('news', { events: { ...events } }), news)
-  for (const options of [{ events: { headline } }, { events: { ...events, message: {} } }, { events, validate: true }]) {
+  for (const options of [{ events: { headline } }, { events: { ...events, message: {} } }, { events: { headline, other: {} } }, { events, validate: true }]) {
     t.throws(() => app.streaming.channel('news', options), { code: 'FST_STREAM_INVALID_OPTION' })
   }
   t.equal(app.streaming.channel('news', { events, validate: false }), news)
   t.equal(app.streaming.channel('news', { events: structuredClone(events) }), news)
+  const { type, ...others } = headline
+  t.equal(app.streaming.channel('news', { events: { ...events, headline: { ...others, type } } }), news, 'the order of keywords does not matter')
   t.equal((news as any).events, events)
   const checked = app.streaming.channel('checked', { events, validate: true })
   t.equal(app.streaming.channel('checked', { events, validate: true }), checked)
@@ -724,11 +878,75 @@ t.test('a channel whose schemas are not those of the route, or that checks less,
       const names = app.streaming.channel('zod', { events: { message: zod } })
       app.get('/zod', { schema: { events: { message: zod } } }, (request, reply) => reply.sse(names as never))
       app.get('/zod-min', { schema: { events: { message: z.string().min(2) } } }, (request, reply) => reply.sse(names as never))
+      app.get('/zod-like', { schema: { events: { message: z.string() } } }, (request, reply) => reply.sse(names as never))
     })
-  })
-  for (const [path, rule] of [['/loose', /the schema of the route for 'headline'/], ['/zod-min', /the schema of the route for 'message'/], ['/unchecked', /a channel that checks its events, as the route does/]] as const) {
+  }, { fastify: { forceCloseConnections: true } })
+  for (const path of ['/zod', '/lax', '/equal']) await t.resolves(opens(server, path))
+  for (const [path, rule] of [['/loose', /the schema of the route for 'headline'/], ['/zod-min', /the schema of the route for 'message'/], ['/zod-like', /the schema of the route for 'message'/], ['/unchecked', /a channel that checks its events, as the route does/]] as const) {
     t.match(await failure(server, path), { statusCode: 500, code: 'FST_STREAM_INVALID_SOURCE', message: rule })
   }
+})
+
+t.test('a channel of another context is no source where a schema is another thing there', async t => {
+  const user = { $ref: 'user#' }
+  const secret = { type: 'object', properties: { name: { type: 'string' }, hash: { type: 'string' } } }
+  const server = await withChannel(t, async app => {
+    const plain = { events: { headline } }
+    await app.register(async app => {
+      app.addSchema({ $id: 'user', ...secret })
+      app.addSchema({ $id: 'admin', type: 'string' })
+      await app.streaming.channel('users', { events: { user } }).publish({ event: 'user', data: { name: 'ann', hash: 'hunter2' } })
+      app.streaming.channel('plain', plain)
+    })
+    await app.register(async app => {
+      app.addSchema({ $id: 'user', type: 'object', properties: { name: { type: 'string' } } })
+      app.get('/public', { schema: { events: { user } } }, (request, reply: any) => reply.sse(app.streaming.channel('users'), { replay: 'all' }))
+      t.throws(() => app.streaming.channel('users', { events: { user } }), { code: 'FST_STREAM_INVALID_OPTION', message: /compiled as they were/ })
+      app.get('/plain', { schema: plain }, (request, reply: any) => reply.sse(app.streaming.channel('plain', plain)))
+    })
+    await app.register(async app => {
+      app.addSchema({ $id: 'user', ...secret })
+      app.get('/equal', { schema: { events: { user } } }, (request, reply: any) => reply.sse(app.streaming.channel('users', { events: { user: { ...user } } })))
+    })
+    await app.register(async app => {
+      app.setSerializerCompiler(() => JSON.stringify)
+      app.get('/other', { schema: plain }, (request, reply: any) => reply.sse(app.streaming.channel('plain')))
+    })
+  }, { fastify: { forceCloseConnections: true } })
+  for (const path of ['/public', '/other']) {
+    t.match(await failure(server, path), { statusCode: 500, code: 'FST_STREAM_INVALID_SOURCE', message: /and compilers and shared schemas as the route has them/ })
+  }
+  for (const path of ['/plain', '/equal']) await t.resolves(opens(server, path))
+})
+
+/** What a stream sends up to a text, after which it is left. */
+async function opens (server: TestServer, path: string, until = 'event: position'): Promise<string> {
+  const client = new AbortController()
+  const { body } = await fetch(server.url + path, { signal: client.signal })
+  const reader = (body as ReadableStream<Uint8Array>).getReader()
+  let text = ''
+  while (!text.includes(until)) {
+    const { value, done } = await reader.read()
+    if (done) throw new Error(`it ends: ${text}`)
+    text += Buffer.from(value).toString()
+  }
+  client.abort()
+  return text
+}
+
+t.test('a filter is asked before the name of an event is looked at', async t => {
+  const broker = memoryBroker()
+  const others = createChannels({ broker })
+  await others.channel('news').publish({ event: 'other', data: 'x' })
+  await others.channel('news').publish({ event: 'headline', data: '{"text":"a"}' })
+  const server = await withChannel(t, app => {
+    const news = app.streaming.channel('news', { events: { headline } })
+    const filter = ({ event }: { event: string }) => event !== 'other'
+    app.get('/typed', { schema: { events } }, (request, reply) => reply.sse(news as never, { replay: 'all', filter: filter as never }))
+  }, { streaming: { broker }, fastify: { forceCloseConnections: true } })
+  t.match(await opens(server, '/typed', 'event: headline'), /^event: headline\ndata: {"text":"a"}$/m)
+  await others.close()
+  await broker.close()
 })
 
 t.test('an event in the log of a channel that the route does not name is a source that has thrown', async t => {
