@@ -69,7 +69,10 @@ export class EventSchemas implements RouteEvents {
     const codecs = (): Map<string, EventCodec> => this.#codecs
     const codecOf = (name: string): EventCodec => {
       const codec = this.#codecs.get(name)
-      if (codec === undefined) throw new FST_STREAM_UNKNOWN_EVENT(shown(name), `${listed(Object.keys(this.schemas))}, the events of ${this.#name}`)
+      if (codec === undefined) {
+        const hint = name === 'message' ? '; it is the event without a name, and that of a text' : ''
+        throw new FST_STREAM_UNKNOWN_EVENT(shown(name), `${listed(Object.keys(this.schemas))}, the events of ${this.#name}${hint}`)
+      }
       return codec
     }
     return {
