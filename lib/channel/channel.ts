@@ -87,8 +87,11 @@ export class EventChannel implements Channel, FeedHost {
   #lingering: NodeJS.Timeout | undefined
   #activity: NodeJS.Timeout | undefined
   #isClosed = false
+  /** When it was published to last, by `performance.now()`. */
+  #lastPublish = -Infinity
 
-  constructor (host: ChannelHost, name: string, options: ChannelOptions | undefined, compile: CompileEvents) {
+  /** `past` is the channel of that name that was closed, if its history may still have something of it. */
+  constructor (host: ChannelHost, name: string, options: ChannelOptions | undefined, compile: CompileEvents, past?: { typed: TypedEvents | undefined }) {
     this.name = name
     this.#tag = tagOf(name)
     this.#host = host
@@ -98,6 +101,9 @@ export class EventChannel implements Channel, FeedHost {
     if (own !== undefined) throw new FST_STREAM_INVALID_OPTION('events', 'without gap and position: those are of the channel itself', own)
     this.#compile = compile
     this.#typed = events && compile(name, { events, validate })
+    if (this.#typed !== undefined && past !== undefined && !areSame(this.#typed, past.typed)) {
+      throw new FST_STREAM_INVALID_OPTION('events', `those that the channel '${name}' had before it was closed, as long as its history has them`, [...this.#typed.codecs.keys()].join(', '))
+    }
     this.#touch()
   }
 
@@ -129,6 +135,11 @@ export class EventChannel implements Channel, FeedHost {
 
   get events (): TypedEvents['schemas'] | undefined {
     return this.#typed?.schemas
+  }
+
+  /** Milliseconds for which the history may have what was published here. */
+  get leaves (): number {
+    return Math.max(0, this.#lastPublish + this.#history.age - performance.now())
   }
 
   /** Of the events that may be published; undefined when that is any. */
@@ -202,6 +213,7 @@ export class EventChannel implements Channel, FeedHost {
     const data = encodeStored(event, key, this.#host.serialize, this.#typed)
     this.checkOpen()
     this.#touch()
+    this.#lastPublish = performance.now()
     const request = { dedupe: idempotencyKey, history: this.#history, since: performance.now() }
     const append = async () => await this.#host.broker.publish(this.name, data, request)
     return formatPosition(await this.#inOrder(append), this.#tag)

@@ -5,7 +5,7 @@ import type { Broker } from '../brokers/broker.ts'
 import { memoryBroker } from '../brokers/memory.ts'
 import { FST_STREAM_CLOSED, FST_STREAM_INVALID_OPTION } from '../errors.ts'
 import { checkChannelName, resolveCreateChannelsOptions, type ChannelOptions } from '../options.ts'
-import type { Serialize } from '../stream/encode.ts'
+import type { Serialize, TypedEvents } from '../stream/encode.ts'
 import { EventChannel, type Channel, type ChannelHost, type CompileEvents } from './channel.ts'
 
 /** Counts of channels, in this process. */
@@ -74,6 +74,8 @@ export class Channels implements ChannelHost {
 
   /** Those that are kept whether anybody holds them or not. */
   readonly #lasting = new Set<EventChannel>()
+  /** Of channels that were closed, the events that they have left in the history. */
+  readonly #past = new Map<string, { typed: TypedEvents | undefined, timer: NodeJS.Timeout }>()
   readonly #active = new Set<EventChannel>()
   #gaps = 0
   /** Channels that get no answer of the broker. */
@@ -102,7 +104,7 @@ export class Channels implements ChannelHost {
       return known
     }
     if (this.#isClosed) throw new FST_STREAM_CLOSED(name)
-    const channel = new EventChannel(this, name, options, compile)
+    const channel = new EventChannel(this, name, options, compile, this.#past.get(name))
     this.#named.set(name, new WeakRef(channel))
     this.#forgotten.register(channel, name)
     if (isLasting && options !== undefined) this.#lasting.add(channel)
@@ -122,6 +124,8 @@ export class Channels implements ChannelHost {
 
   async close (): Promise<void> {
     this.#isClosed = true
+    for (const { timer } of this.#past.values()) clearTimeout(timer)
+    this.#past.clear()
     for (const channel of [...this.#named.values()]) channel.deref()?.close()
     await this.#ownBroker?.close()
   }
@@ -135,6 +139,7 @@ export class Channels implements ChannelHost {
     this.#active.delete(channel)
     this.#lasting.delete(channel)
     this.#named.delete(channel.name)
+    if (!this.#isClosed && channel.leaves > 0) this.#remember(channel)
   }
 
   countGap (): void {
@@ -154,6 +159,13 @@ export class Channels implements ChannelHost {
   brokerBack (isAnswering: boolean): void {
     this.#isAnswering ||= isAnswering
     if (--this.#away === 0 && this.#isAnswering) this.#log?.info('the broker answers again')
+  }
+
+  #remember ({ name, typed, leaves }: EventChannel): void {
+    clearTimeout(this.#past.get(name)?.timer)
+    const timer = setTimeout(() => { this.#past.delete(name) }, leaves)
+    timer.unref()
+    this.#past.set(name, { typed, timer })
   }
 }
 

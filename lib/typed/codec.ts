@@ -66,12 +66,12 @@ export class SchemaCodec implements EventCodec {
     return other.#text !== undefined && isDeepStrictEqual(this.#schema, other.#schema)
   }
 
-  /** What JSON has in the place of an object that says so. A date is none: it would fit where any text does. */
+  /** What JSON has in the place of an object that says so. */
   #asJson (name: string, data: unknown): unknown {
     if (typeof data !== 'object' || data === null) return data
     try {
       const { toJSON } = data as { toJSON?: unknown }
-      return typeof toJSON !== 'function' || data instanceof Date ? data : toJSON.call(data, '')
+      return typeof toJSON === 'function' ? toJSON.call(data, '') : data
     } catch (cause) {
       throw this.#refusal(name, data, cause)
     }

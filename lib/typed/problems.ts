@@ -6,7 +6,7 @@ import { keysOf } from './json-schema.ts'
 
 /** Of Ajv, and of what speaks as it does, or of Zod, Joi and others. */
 export interface Problem {
-  instancePath?: string
+  instancePath?: unknown
   path?: unknown
   /** The rule: of Ajv, of Zod, of Joi. */
   keyword?: unknown
@@ -41,7 +41,8 @@ export function causeOf (cause: unknown): Error {
   if (cause instanceof Error) return cause
   const texts = problemsOf(cause).map(({ params, message = 'does not fit', ...problem }) =>
     `data${pathOf(problem).map(key => `/${key}`).join('')} ${message}${params === undefined ? '' : ` ${shown(params)}`}`)
-  return Object.assign(new Error(texts.length === 0 ? 'data does not fit' : texts.join(', ')), { errors: cause })
+  if (texts.length === 0) texts.push(typeof cause === 'string' ? cause : 'data does not fit')
+  return Object.assign(new Error(texts.join(', ')), { errors: cause })
 }
 
 /** The rule that is broken, in words of the schema. */
@@ -93,7 +94,7 @@ function problemsOf (cause: unknown): Problem[] {
 }
 
 function pathOf ({ instancePath, path }: Problem): string[] {
-  if (instancePath === undefined) return Array.isArray(path) ? path.map(String) : []
+  if (typeof instancePath !== 'string') return Array.isArray(path) ? path.map(String) : []
   // What some have for the data itself.
   return instancePath === '/' ? [] : keysOf(instancePath)
 }
