@@ -14,6 +14,7 @@ type Validate = ReturnType<Compilers['validator']>
 
 export class SchemaCodec implements EventCodec {
   readonly #schema: unknown
+  readonly #isJson: boolean
   /** The schema when it is nothing but JSON. */
   readonly #text: string | undefined
   readonly #compilers: Compilers
@@ -25,6 +26,7 @@ export class SchemaCodec implements EventCodec {
   /** Throws what the compilers do. */
   private constructor (schema: unknown, text: string | undefined, { method, url }: Owner, compilers: Compilers) {
     this.#schema = schema
+    this.#isJson = isJsonSchema(schema)
     this.#text = text
     this.#compilers = compilers
     // As a body: compilers take liberties with what comes as text, such as a querystring.
@@ -46,7 +48,7 @@ export class SchemaCodec implements EventCodec {
   }
 
   encode (name: string, data: unknown, isValidating: boolean): string {
-    const value = isJsonSchema(this.#schema) ? this.#asJson(name, data) : data
+    const value = this.#isJson ? this.#attempt(asJson, name, data) : data
     if (isValidating) this.#check(name, value)
     return this.#serialized(name, value)
   }
@@ -66,24 +68,8 @@ export class SchemaCodec implements EventCodec {
     return other.#text !== undefined && isDeepStrictEqual(this.#schema, other.#schema)
   }
 
-  /** What JSON has in the place of an object that says so. */
-  #asJson (name: string, data: unknown): unknown {
-    if (typeof data !== 'object' || data === null) return data
-    try {
-      const { toJSON } = data as { toJSON?: unknown }
-      return typeof toJSON === 'function' ? toJSON.call(data, '') : data
-    } catch (cause) {
-      throw this.#refusal(name, data, cause)
-    }
-  }
-
   #check (name: string, data: unknown): void {
-    let result: unknown
-    try {
-      result = this.#validate(data)
-    } catch (cause) {
-      throw this.#refusal(name, data, cause)
-    }
+    const result: unknown = this.#attempt(this.#validate, name, data)
     if (result === true) return
     if (isPromiseLike(result)) {
       ignoreRejection(result)
@@ -96,12 +82,7 @@ export class SchemaCodec implements EventCodec {
   }
 
   #serialized (name: string, data: unknown): string {
-    let text: unknown
-    try {
-      text = this.#serialize(data)
-    } catch (cause) {
-      throw this.#refusal(name, data, cause)
-    }
+    const text = this.#attempt(this.#serialize, name, data)
     if (typeof text !== 'string') {
       ignoreRejection(text)
       throw new FST_STREAM_INVALID_EVENT(`an object whose data serializes to a string, not to ${kindOf(text)}`, kindOf(data))
@@ -118,6 +99,15 @@ export class SchemaCodec implements EventCodec {
     }
   }
 
+  /** What is thrown over data is a refusal of it. */
+  #attempt<Result> (read: (data: unknown) => Result, name: string, data: unknown): Result {
+    try {
+      return read(data)
+    } catch (cause) {
+      throw this.#refusal(name, data, cause)
+    }
+  }
+
   /** Says where data does not fit and what the rule is. Its cause, which is for the log, says all in the validator's own words. */
   #refusal (name: string, data: unknown, cause: unknown): Error {
     const problem = mainProblem(cause)
@@ -127,6 +117,13 @@ export class SchemaCodec implements EventCodec {
     const { path, value } = placeOf(problem, data, this.#names)
     return withCause(new FST_STREAM_INVALID_EVENT(`${rule}: data${path} ${ruleOf(problem)}`, kindOf(value)), causeOf(cause))
   }
+}
+
+/** What JSON has in the place of an object that says so. */
+function asJson (data: unknown): unknown {
+  if (typeof data !== 'object' || data === null) return data
+  const { toJSON } = data as { toJSON?: unknown }
+  return typeof toJSON === 'function' ? toJSON.call(data, '') : data
 }
 
 /** The text of a schema that is nothing but JSON; undefined for others. */

@@ -32,7 +32,7 @@ export function findTypedRoutes (app: FastifyInstance, compilers: InstanceCompil
     const events = eventsNamed(route.schema, route.method, route.url)
     if (events === undefined) {
       // What a hook has copied from another route has the configuration of that one.
-      if (isTyped(route.config)) route.config = { ...route.config, [kEvents]: undefined } as RouteOptions['config']
+      if (route.config !== undefined && kEvents in route.config) route.config = { ...route.config, [kEvents]: undefined } as RouteOptions['config']
       return
     }
     events.check(compilers.of(this, route as OwnCompilers))
@@ -81,10 +81,6 @@ function eventsNamed (schema: FastifySchema | undefined, method: string | string
 
 function ownerOf (method: string | string[] | undefined, url: string | undefined): Owner {
   return { method: String(method), url: String(url) }
-}
-
-function isTyped (config: object | undefined): boolean {
-  return config !== undefined && kEvents in config
 }
 
 // A route that was declared before the plugin was loaded has run no hook of ours. This is what Fastify tells of each route
